@@ -1,0 +1,1 @@
+//! Continuous replication of virtual disks: the engine.

@@ -1,0 +1,1 @@
+//! A small NBD server for block devices.

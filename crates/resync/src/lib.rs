@@ -1,0 +1,1 @@
+//! Fixed-block checksum resynchronization of two disks.

@@ -1,0 +1,1 @@
+//! Error classification and retry schedules with time passed in.

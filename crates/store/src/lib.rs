@@ -1,0 +1,1 @@
+//! Replica storage on object stores: base, sealed logs, recovery points and a fenced manifest.
