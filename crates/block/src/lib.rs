@@ -4,6 +4,7 @@ mod device;
 mod digest;
 mod error;
 mod extent;
+mod extent_map;
 mod extent_set;
 mod id;
 mod offset;
@@ -12,6 +13,7 @@ pub use device::{BlockRead, BlockWrite, Change, Run, RunKind, SECTOR, Zeroing, c
 pub use digest::{ContentDigest, InvalidDigest};
 pub use error::{Error, Result};
 pub use extent::{Extent, InvalidExtent};
+pub use extent_map::{ExtentMap, Slice};
 pub use extent_set::ExtentSet;
 pub use id::{DiskId, Epoch, InvalidId, Lsn, MachineId, Sequence, SessionId, Timestamp};
 pub use offset::{Length, Offset, ParseLengthError};
