@@ -17,7 +17,7 @@ use crate::Time;
 /// use afterimage_retry::{Schedule, Time};
 ///
 /// let schedule = Schedule::default();
-/// let minutes = |n| Time::ZERO + Duration::from_secs(60 * n);
+/// let minutes = |n: u64| Time::ZERO + Duration::from_secs(60 * n);
 /// assert_eq!(schedule.next_after(Time::ZERO, minutes(0)), minutes(1));
 /// assert_eq!(schedule.next_after(Time::ZERO, minutes(5)), minutes(8)); // a slow attempt
 /// assert_eq!(schedule.next_after(Time::ZERO, minutes(10)), minutes(40));

@@ -18,7 +18,7 @@ prop_compose! {
             .iter()
             .scan(0, |sum, step| { *sum += step; Some(seconds(*sum)) })
             .collect();
-        Schedule::fixed(offsets, seconds(period)).unwrap()
+        Schedule::fixed(offsets, seconds(period)).expect("increasing")
     }
 }
 
@@ -32,7 +32,7 @@ proptest! {
         let next = schedule.next_after(started, now);
         prop_assert!(next > now);
         // Nothing scheduled lies between: the instant before it has the same answer.
-        let just_before = Time::new(next.since_origin() - Duration::from_nanos(1));
+        let just_before = Time::new(next.since_origin().saturating_sub(Duration::from_nanos(1)));
         prop_assert_eq!(schedule.next_after(started, just_before), next);
     }
 
@@ -41,7 +41,7 @@ proptest! {
         let mut quick = Retry::begin(Time::ZERO);
         let mut slowed = Retry::begin(Time::ZERO);
         let first = schedule.next_after(Time::ZERO, Time::ZERO);
-        let slow = seconds(slow).min(first.since_origin() - Duration::from_nanos(1));
+        let slow = seconds(slow).min(first.since_origin().saturating_sub(Duration::from_nanos(1)));
         prop_assert_eq!(
             quick.failed(&schedule, Class::Recoverable, None, Time::ZERO),
             slowed.failed(&schedule, Class::Recoverable, None, Time::ZERO + slow),
