@@ -1,0 +1,111 @@
+//! What a machine asks its driver to do.
+
+use afterimage_block::{Sequence, Timestamp};
+use afterimage_retry::Time;
+
+use crate::{Failure, ResyncReason, Scope, Task, Tracking};
+
+/// What the driver is to do. The machine's state is to be made durable *before* its actions are
+/// carried out; each of them may be carried out again after a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Check the prerequisites and claim the replica. Answered by
+    /// [`Event::Claimed`](crate::Event::Claimed).
+    Claim,
+    /// Rotate the logs of all disks at one barrier. Answered by
+    /// [`Event::BarrierReached`](crate::Event::BarrierReached) or
+    /// [`Event::Quiet`](crate::Event::Quiet).
+    Barrier(Barrier),
+    /// Copy what the base still lacks from the snapshot and publish it. Answered by
+    /// [`Event::Copied`](crate::Event::Copied).
+    Copy {
+        /// The barrier after whose log the deltas go on.
+        base: Sequence,
+        /// When the snapshot was taken, if the base is a recovery point by itself.
+        point: Option<Timestamp>,
+    },
+    /// Ship the logs of one generation and publish them. Answered by
+    /// [`Event::Shipped`](crate::Event::Shipped).
+    Ship(Shipment),
+    /// Compare the disks with the replica within the scopes and publish what differs as the log of
+    /// `sequence`. Answered by [`Event::Resynchronized`](crate::Event::Resynchronized).
+    Resync {
+        /// The sequence number kept free for the differences.
+        sequence: Sequence,
+        /// What to compare, for each disk.
+        scopes: Vec<Scope>,
+        /// Why.
+        reason: ResyncReason,
+    },
+    /// Record at the replica that the last delta is there and the machine stopped. Answered by
+    /// [`Event::Prepared`](crate::Event::Prepared).
+    Prepare,
+    /// Delete the primary's logs of these generations.
+    Discard(Vec<Sequence>),
+    /// Drop the snapshot of initial replication.
+    ReleaseSnapshot,
+    /// Tell the owner.
+    Report(Report),
+    /// All is done that [`Request::Stop`](crate::Request::Stop) asked for.
+    Stopped {
+        /// Whether the replica holds every write.
+        complete: bool,
+    },
+}
+
+/// A barrier to be made: no write is in flight while it lasts, so every acknowledged write is in a
+/// generation up to `ends` and every later one in `next`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// The generation that it ends.
+    pub ends: Sequence,
+    /// The generation that it begins.
+    pub next: Sequence,
+    /// What the new generation is to keep.
+    pub tracking: Tracking,
+    /// Whether a snapshot of every disk is to be taken at it.
+    pub snapshot: bool,
+    /// Sealed logs that will never be shipped: their extents are to be reported. They are deleted by
+    /// a later [`Action::Discard`].
+    pub dropped: Vec<Sequence>,
+    /// Whether [`Event::Quiet`](crate::Event::Quiet) is an answer.
+    pub may_be_quiet: bool,
+}
+
+/// The logs of one generation on their way to the replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shipment {
+    /// The generation.
+    pub sequence: Sequence,
+    /// When its barrier was.
+    pub time: Timestamp,
+    /// Whether the replica is at a recovery point once it has them.
+    pub point: bool,
+}
+
+/// What the owner should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Report {
+    /// A task failed and will be tried again.
+    RetryAt {
+        /// Which.
+        task: Task,
+        /// Why it failed.
+        failure: Failure,
+        /// The number of the attempt to come, from 2.
+        attempt: u32,
+        /// When.
+        due: Time,
+    },
+    /// A task failed for good: the machine is Critical.
+    GaveUp {
+        /// Which.
+        task: Task,
+        /// Why.
+        failure: Failure,
+    },
+    /// A resynchronization is required.
+    ResyncRequired(ResyncReason),
+}

@@ -1,0 +1,174 @@
+//! What happens to a machine: requests of its owner and results of its actions.
+
+use std::fmt;
+use std::time::Duration;
+
+use afterimage_block::{Epoch, Length, Sequence, Timestamp};
+use afterimage_retry::Class;
+use serde::{Deserialize, Serialize};
+
+use crate::{Scope, State};
+
+/// What the owner of a machine can ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Request {
+    /// Enable protection: claim the replica, then copy the disks.
+    Enable,
+    /// Send nothing until [`Request::Resume`]; writes are tracked meanwhile.
+    Suspend,
+    /// Go on after [`Request::Suspend`], or try again after the error that made it Critical.
+    Resume,
+    /// Compare everything with the replica; or start a resynchronization that waits for approval.
+    Resync,
+    /// The machine is stopped and takes no more writes: ship the last delta and prepare the replica
+    /// for a planned failover.
+    Stop,
+}
+
+/// A request that the machine's state does not admit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {request:?} in state {state}; allowed now: {allowed:?}")]
+pub struct Refused {
+    /// What was asked.
+    pub request: Request,
+    /// The state it was asked in.
+    pub state: State,
+    /// What could be asked instead.
+    pub allowed: Vec<Request>,
+}
+
+/// One of the actions that take time and can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Task {
+    /// [`Action::Claim`](crate::Action::Claim)
+    Claim,
+    /// [`Action::Barrier`](crate::Action::Barrier)
+    Barrier,
+    /// [`Action::Copy`](crate::Action::Copy)
+    Copy,
+    /// [`Action::Ship`](crate::Action::Ship)
+    Ship,
+    /// [`Action::Resync`](crate::Action::Resync)
+    Resync,
+    /// [`Action::Prepare`](crate::Action::Prepare)
+    Prepare,
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Claim => "claim the replica",
+            Self::Barrier => "rotate the logs",
+            Self::Copy => "initial replication",
+            Self::Ship => "ship a delta",
+            Self::Resync => "resynchronize",
+            Self::Prepare => "prepare for failover",
+        })
+    }
+}
+
+/// Why a task failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whether another attempt can help.
+    pub class: Class,
+    /// The pause that the other side asked for.
+    pub retry_after: Option<Duration>,
+    /// What a person needs to know, and to do.
+    pub message: String,
+}
+
+/// How far the replica is when it is claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Position {
+    /// It holds no base: initial replication has not finished.
+    Empty,
+    /// It holds every disk at this barrier.
+    At(Sequence),
+}
+
+/// What became of one disk's log of the generation that a barrier ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is sealed and durable at the primary, this long.
+    Sealed(Length),
+    /// It does not hold every write: what it may lack.
+    Lost(Scope),
+}
+
+/// What goes on being kept of writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Tracking {
+    /// Their after-images, in change logs.
+    Logging,
+    /// Only their regions.
+    MapOnly,
+}
+
+/// A barrier was reached: the old generation is durable, the new one takes the writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BarrierReached {
+    /// When, by the wall clock: the time of the recovery point.
+    pub time: Timestamp,
+    /// What became of each disk's log, in the machine's order of disks.
+    pub disks: Vec<Ended>,
+    /// What the dropped logs held, for each disk; nothing where none were dropped.
+    pub dropped: Vec<Scope>,
+    /// What the new generation keeps; map only where logging was asked for and could not be had.
+    pub tracking: Tracking,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The replica is ours.
+    Claimed {
+        /// The epoch in which we ship.
+        epoch: Epoch,
+        /// How far the replica is.
+        position: Position,
+    },
+    /// A barrier was reached.
+    BarrierReached(BarrierReached),
+    /// Nothing was written since the last barrier, so none was made: the last recovery point still
+    /// shows the present.
+    Quiet,
+    /// Every disk is copied and the base is published.
+    Copied,
+    /// The delta in transit is durable at the replica and published.
+    Shipped,
+    /// What was in doubt is compared, and what differed is durable at the replica and published.
+    Resynchronized,
+    /// The replica knows that the last delta is there.
+    Prepared,
+    /// The open logs have grown to these lengths, one for each disk.
+    LogsGrew(Vec<Length>),
+    /// The disk with this index in the machine's order was changed while nothing tracked it.
+    ChangedUntracked {
+        /// The disk's index.
+        disk: usize,
+    },
+    /// A task failed.
+    Failed {
+        /// Which.
+        task: Task,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+impl Event {
+    /// The transfer that it answers with success.
+    pub(crate) const fn answers(&self) -> Option<Task> {
+        match self {
+            Self::Claimed { .. } => Some(Task::Claim),
+            Self::Copied => Some(Task::Copy),
+            Self::Shipped => Some(Task::Ship),
+            Self::Resynchronized => Some(Task::Resync),
+            Self::Prepared => Some(Task::Prepare),
+            _ => None,
+        }
+    }
+}

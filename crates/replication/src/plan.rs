@@ -1,0 +1,332 @@
+//! What to do next, from the state alone.
+//!
+//! Two lanes run side by side: barriers, which the interval paces, and transfers, one at a time in
+//! the order of history. After every event the free lanes are filled anew, so that a lost answer, a
+//! crash or a request in between never leaves the machine waiting for something that nobody does.
+
+use afterimage_block::{Length, Sequence};
+use afterimage_retry::Time;
+
+use crate::Machine;
+use crate::action::{Action, Barrier, Shipment};
+use crate::event::{Task, Tracking};
+use crate::machine::{Copying, Phase};
+
+/// What is under way. Not durable: after a restart nothing is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lanes {
+    /// Whether this run has claimed the replica.
+    pub(crate) claimed: bool,
+    /// The lengths of the open logs, where reported.
+    pub(crate) open_lengths: Vec<Length>,
+    /// The barrier under way, and whether the copy was consistent when it was ordered.
+    barrier: Option<(Barrier, bool)>,
+    /// The transfer under way, and when it was started.
+    transfer: Option<(Task, Time)>,
+    closing: Closing,
+}
+
+/// How far a requested stop is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Closing {
+    #[default]
+    No,
+    /// The last barrier is still to be ordered.
+    Sealing,
+    /// The last barrier is under way.
+    LastBarrier,
+    /// The queue is being shipped.
+    Draining,
+    /// What can be shipped is shipped.
+    GivenUp,
+    Done,
+}
+
+impl Lanes {
+    pub(crate) fn start_barrier(&mut self, barrier: Barrier, eligible: bool) {
+        self.barrier = Some((barrier, eligible));
+    }
+
+    pub(crate) fn finish_barrier(&mut self) -> Option<(Barrier, bool)> {
+        self.barrier.take()
+    }
+
+    /// Ends the transfer, if it is `task`; returns when it was started.
+    pub(crate) fn finish_transfer(&mut self, task: Task) -> Option<Time> {
+        self.transfer
+            .take_if(|(running, _)| *running == task)
+            .map(|(_, started)| started)
+    }
+
+    pub(crate) fn close(&mut self) {
+        if self.closing == Closing::No {
+            self.closing = Closing::Sealing;
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing != Closing::No
+    }
+
+    /// A barrier ended a generation; nothing is written after the last one.
+    pub(crate) fn barrier_passed(&mut self) {
+        if self.closing == Closing::LastBarrier {
+            self.closing = Closing::Draining;
+        }
+    }
+
+    /// A failure ends a stop: what is not shipped stays at the primary.
+    pub(crate) fn give_up_closing(&mut self) {
+        if matches!(self.closing, Closing::LastBarrier | Closing::Draining) {
+            self.closing = Closing::GivenUp;
+        }
+    }
+}
+
+impl Machine {
+    /// Fills the free lanes.
+    pub(crate) fn plan(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.lanes.barrier.is_none() {
+            actions.extend(self.order_barrier(now).map(Action::Barrier));
+        }
+        if self.lanes.transfer.is_none()
+            && self.may_send(now)
+            && let Some((task, action)) = self.wanted_transfer()
+        {
+            self.lanes.transfer = Some((task, now));
+            actions.push(action);
+        }
+        actions.extend(self.stopped());
+        actions
+    }
+
+    /// The next time at which [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn next_timeout(&self) -> Option<Time> {
+        let closing = self.lanes.is_closing();
+        let barrier = (self.lanes.barrier.is_none() && self.rotates() && !closing)
+            .then_some(self.next_barrier);
+        let waits = self.hold.is_none() && self.lanes.transfer.is_none() && !closing;
+        let retry = self
+            .retry
+            .as_ref()
+            .filter(|_| waits)
+            .map(afterimage_retry::Retry::due);
+        barrier.into_iter().chain(retry).min()
+    }
+
+    fn order_barrier(&mut self, now: Time) -> Option<Barrier> {
+        let barrier = match self.lanes.closing {
+            Closing::No => self.wanted_barrier(now)?,
+            Closing::Sealing if self.rotates() => {
+                self.lanes.closing = Closing::LastBarrier;
+                self.plain_barrier()
+            }
+            Closing::Sealing => {
+                self.lanes.closing = Closing::Draining;
+                return None;
+            }
+            _ => return None,
+        };
+        self.lanes
+            .start_barrier(barrier.clone(), self.phase.follows_base());
+        Some(barrier)
+    }
+
+    fn wanted_barrier(&self, now: Time) -> Option<Barrier> {
+        if self.rotates() && self.overflows() {
+            return Some(self.degrading_barrier());
+        }
+        if self.lanes.claimed && self.may_send(now) {
+            match self.phase {
+                Phase::Copying(Copying { snapshot: None, .. }) => {
+                    return Some(self.snapshot_barrier());
+                }
+                Phase::ResyncRequired { approved, .. }
+                    if approved || self.policy.automatic_resync =>
+                {
+                    return Some(self.resync_barrier());
+                }
+                _ => {}
+            }
+        }
+        (self.rotates() && now >= self.next_barrier).then(|| self.plain_barrier())
+    }
+
+    /// Whether the interval ends generations: there are logs, and a base that they follow.
+    fn rotates(&self) -> bool {
+        let based = match &self.phase {
+            Phase::Disabled | Phase::Enabling | Phase::Prepared => false,
+            Phase::Copying(copying) => copying.base.is_some(),
+            Phase::Delta | Phase::ResyncRequired { .. } | Phase::Resyncing { .. } => true,
+        };
+        based && self.tracking == Tracking::Logging
+    }
+
+    /// Whether any disk's unshipped logs have outgrown the policy's share of it.
+    fn overflows(&self) -> bool {
+        self.sizes.iter().enumerate().any(|(disk, size)| {
+            let open = self
+                .lanes
+                .open_lengths
+                .get(disk)
+                .copied()
+                .unwrap_or_default();
+            let queued = self
+                .queue
+                .iter()
+                .filter_map(|sealed| sealed.lengths.get(disk));
+            let total = queued.fold(open, |sum, length| sum.saturating_add(*length));
+            total > self.policy.log_quota(*size)
+        })
+    }
+
+    pub(crate) fn plain_barrier(&self) -> Barrier {
+        Barrier {
+            ends: self.open,
+            next: self.open.next(),
+            tracking: self.tracking,
+            snapshot: false,
+            dropped: Vec::new(),
+            may_be_quiet: self.settled || !self.phase.follows_base(),
+        }
+    }
+
+    /// Drops the logs, but for one in transit, and keeps only regions from here on.
+    fn degrading_barrier(&self) -> Barrier {
+        let shipping = matches!(self.lanes.transfer, Some((Task::Ship, _)));
+        Barrier {
+            tracking: Tracking::MapOnly,
+            dropped: self.unshipped().skip(usize::from(shipping)).collect(),
+            may_be_quiet: false,
+            ..self.plain_barrier()
+        }
+    }
+
+    fn snapshot_barrier(&self) -> Barrier {
+        Barrier {
+            tracking: Tracking::Logging,
+            snapshot: true,
+            may_be_quiet: false,
+            ..self.plain_barrier()
+        }
+    }
+
+    /// Begins to log again, and keeps a number free for the differences: they come after all that
+    /// was written before the barrier and before all that is written after it.
+    fn resync_barrier(&self) -> Barrier {
+        Barrier {
+            next: self.open.next().next(),
+            tracking: Tracking::Logging,
+            may_be_quiet: false,
+            ..self.plain_barrier()
+        }
+    }
+
+    fn may_send(&self, now: Time) -> bool {
+        let due = self.retry.as_ref().is_none_or(|retry| retry.due() <= now);
+        match self.lanes.closing {
+            Closing::No => self.hold.is_none() && due,
+            // A stop tries once, whatever the schedule says.
+            Closing::Draining => self.hold.is_none(),
+            _ => false,
+        }
+    }
+
+    fn wanted_transfer(&self) -> Option<(Task, Action)> {
+        let closing = self.lanes.is_closing();
+        if !self.lanes.claimed {
+            let useful = if closing {
+                self.phase == Phase::Delta
+            } else {
+                self.phase != Phase::Disabled
+            };
+            return useful.then_some((Task::Claim, Action::Claim));
+        }
+        match &self.phase {
+            Phase::Copying(copying) if !closing => copy(*copying),
+            Phase::Delta if closing && self.queue.is_empty() => {
+                Some((Task::Prepare, Action::Prepare))
+            }
+            Phase::Delta | Phase::ResyncRequired { .. } => self.ship(),
+            Phase::Resyncing { sequence, .. } if self.ships_before(*sequence) => self.ship(),
+            Phase::Resyncing {
+                sequence,
+                scopes,
+                reason,
+            } if !closing => {
+                let action = Action::Resync {
+                    sequence: *sequence,
+                    scopes: scopes.clone(),
+                    reason: *reason,
+                };
+                Some((Task::Resync, action))
+            }
+            _ => None,
+        }
+    }
+
+    /// Ships the oldest sealed generation, unless the barrier under way drops it.
+    fn ship(&self) -> Option<(Task, Action)> {
+        let sealed = self.queue.front()?;
+        let barrier = self.lanes.barrier.as_ref();
+        if barrier.is_some_and(|(barrier, _)| barrier.dropped.contains(&sealed.sequence)) {
+            return None;
+        }
+        let shipment = Shipment {
+            sequence: sealed.sequence,
+            time: sealed.time,
+            point: sealed.point,
+        };
+        Some((Task::Ship, Action::Ship(shipment)))
+    }
+
+    /// Whether a log from before `sequence` waits.
+    fn ships_before(&self, sequence: Sequence) -> bool {
+        self.queue
+            .front()
+            .is_some_and(|sealed| sealed.sequence < sequence)
+    }
+
+    /// The end of a requested stop, once nothing more can be done.
+    fn stopped(&mut self) -> Option<Action> {
+        let waits = self.lanes.barrier.is_some() || self.lanes.waits_for_transfer();
+        let stops = matches!(self.lanes.closing, Closing::Draining | Closing::GivenUp);
+        if !stops || waits {
+            return None;
+        }
+        self.lanes.closing = Closing::Done;
+        Some(Action::Stopped {
+            complete: self.phase == Phase::Prepared,
+        })
+    }
+}
+
+impl Phase {
+    /// Whether the replica follows the logs: a barrier ordered now is a recovery point once its logs
+    /// are there, unless something is in doubt.
+    pub(crate) fn follows_base(&self) -> bool {
+        match self {
+            Self::Delta => true,
+            Self::Copying(copying) => copying.snapshot.is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl Lanes {
+    /// Whether a transfer is under way that a stop waits for. Copies and resynchronizations take
+    /// long and go on where they were at the next start.
+    fn waits_for_transfer(&self) -> bool {
+        matches!(
+            self.transfer,
+            Some((Task::Claim | Task::Ship | Task::Prepare, _))
+        )
+    }
+}
+
+fn copy(copying: Copying) -> Option<(Task, Action)> {
+    let (base, (snapshot, time)) = (copying.base?, copying.snapshot?);
+    let point = (snapshot == base).then_some(time);
+    Some((Task::Copy, Action::Copy { base, point }))
+}

@@ -1,0 +1,178 @@
+//! The replica's side: what it is to its machine, and what its operator may ask of it.
+
+use afterimage_block::{Length, Sequence, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{Health, State};
+
+/// What a replica is at present. Kept in the replica's manifest and changed only by its
+/// compare-and-swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Role {
+    /// It follows a primary; a base may still be missing.
+    #[default]
+    Replica,
+    /// It has the primary's last delta, up to this barrier, and the primary is stopped.
+    PreparedForFailover {
+        /// The last barrier.
+        through: Sequence,
+    },
+    /// It is failed over to a recovery point, which may still be committed or cancelled.
+    FailedOverWaitingCompletion {
+        /// How.
+        kind: FailoverKind,
+        /// The recovery point.
+        point: Sequence,
+    },
+    /// It is failed over for good. The former primary is fenced off until it has been resynchronized
+    /// as a replica.
+    FailedOver {
+        /// The recovery point.
+        point: Sequence,
+    },
+}
+
+/// How a replica is failed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FailoverKind {
+    /// The primary is stopped and its last delta is here: nothing is lost.
+    Planned,
+    /// The primary is lost: what came after the recovery point is lost with it.
+    Unplanned,
+}
+
+/// What the primary last told its replica of itself, and what the replica is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaState {
+    /// What the replica is.
+    pub role: Role,
+    /// The primary's own words; `None` before the first.
+    pub primary: Option<PrimaryReport>,
+}
+
+/// How the primary saw itself when it last wrote to the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryReport {
+    /// Its state.
+    pub state: State,
+    /// Its health.
+    pub health: Health,
+    /// Bytes of logs that were still to be shipped.
+    pub pending: Length,
+    /// The barrier interval, in seconds.
+    pub interval_secs: u64,
+    /// When it wrote this.
+    pub time: Timestamp,
+}
+
+/// What a replica's operator can ask of it. A test failover asks nothing: it reads a recovery point
+/// and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReplicaRequest {
+    /// Fail over to the last delta of a stopped primary.
+    PlannedFailover {
+        /// The recovery point; must be the primary's last barrier.
+        point: Sequence,
+    },
+    /// Fail over to a recovery point without the primary, which is fenced off.
+    UnplannedFailover {
+        /// The recovery point.
+        point: Sequence,
+    },
+    /// Make the failover final.
+    Commit,
+    /// Take the failover back: the replica follows its primary again.
+    Cancel,
+}
+
+/// A request that the replica's role does not admit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; {advice}")]
+pub struct NotAllowed {
+    /// What stands against it.
+    pub reason: String,
+    /// What can be done instead.
+    pub advice: &'static str,
+}
+
+impl NotAllowed {
+    fn new(reason: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            reason: reason.into(),
+            advice,
+        }
+    }
+}
+
+impl Role {
+    /// The role after `request`.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] names the failed condition and what can be done instead.
+    pub fn request(self, request: ReplicaRequest) -> Result<Self, NotAllowed> {
+        match (self, request) {
+            (Self::PreparedForFailover { through }, ReplicaRequest::PlannedFailover { point })
+                if through == point =>
+            {
+                Ok(Self::waiting(FailoverKind::Planned, point))
+            }
+            (Self::PreparedForFailover { through }, ReplicaRequest::PlannedFailover { .. }) => {
+                Err(NotAllowed::new(
+                    format!("a planned failover goes to the last delta, recovery point {through}"),
+                    "leave the point out, or make an unplanned failover to an older one",
+                ))
+            }
+            (Self::Replica, ReplicaRequest::PlannedFailover { .. }) => Err(NotAllowed::new(
+                "the primary has not been stopped with its last delta shipped",
+                "stop the primary first, or make an unplanned failover",
+            )),
+            (
+                Self::Replica | Self::PreparedForFailover { .. },
+                ReplicaRequest::UnplannedFailover { point },
+            ) => Ok(Self::waiting(FailoverKind::Unplanned, point)),
+            (
+                Self::FailedOverWaitingCompletion { point, .. },
+                ReplicaRequest::PlannedFailover { .. } | ReplicaRequest::UnplannedFailover { .. },
+            ) => Err(NotAllowed::new(
+                format!("it is already failed over to recovery point {point}"),
+                "commit that failover, or cancel it first",
+            )),
+            (Self::FailedOverWaitingCompletion { point, .. }, ReplicaRequest::Commit) => {
+                Ok(Self::FailedOver { point })
+            }
+            (Self::FailedOverWaitingCompletion { .. }, ReplicaRequest::Cancel) => Ok(Self::Replica),
+            (Self::FailedOver { point }, _) => Err(NotAllowed::new(
+                format!("its failover to recovery point {point} is committed"),
+                "protect the failed-over machine under a new name",
+            )),
+            (_, ReplicaRequest::Commit | ReplicaRequest::Cancel) => Err(NotAllowed::new(
+                "no failover waits for completion",
+                "start one first",
+            )),
+        }
+    }
+
+    const fn waiting(kind: FailoverKind, point: Sequence) -> Self {
+        Self::FailedOverWaitingCompletion { kind, point }
+    }
+
+    /// Whether a primary may ship to it.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] while it is failed over.
+    pub fn admits_primary(self) -> Result<(), NotAllowed> {
+        match self {
+            Self::Replica | Self::PreparedForFailover { .. } => Ok(()),
+            Self::FailedOverWaitingCompletion { point, .. } => Err(NotAllowed::new(
+                format!("the replica is failed over to recovery point {point}"),
+                "cancel the failover to go on replicating",
+            )),
+            Self::FailedOver { point } => Err(NotAllowed::new(
+                format!("the replica is failed over to recovery point {point} for good"),
+                "this machine is no longer the primary: protect the failed-over one instead",
+            )),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Laws of roles, policies and refusals.
+
+use std::time::Duration;
+
+use afterimage_block::{Length, Sequence};
+use afterimage_replication::{FailoverKind, Machine, Policy, ReplicaRequest, Request, Role, State};
+use afterimage_retry::Time;
+
+const POINT: Sequence = Sequence::new(7);
+
+#[test]
+fn a_planned_failover_needs_the_last_delta() {
+    let planned = ReplicaRequest::PlannedFailover { point: POINT };
+    assert!(Role::Replica.request(planned).is_err());
+    let prepared = Role::PreparedForFailover { through: POINT };
+    let waiting = Role::FailedOverWaitingCompletion {
+        kind: FailoverKind::Planned,
+        point: POINT,
+    };
+    assert_eq!(prepared.request(planned), Ok(waiting));
+    let older = Sequence::new(6);
+    let refused = prepared.request(ReplicaRequest::PlannedFailover { point: older });
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("recovery point 7")
+    );
+}
+
+#[test]
+fn a_failover_shuts_the_primary_out_until_it_is_cancelled() {
+    let unplanned = ReplicaRequest::UnplannedFailover { point: POINT };
+    let waiting = Role::Replica.request(unplanned).unwrap();
+    assert!(waiting.admits_primary().is_err());
+    assert!(
+        waiting.request(unplanned).is_err(),
+        "one failover at a time"
+    );
+    let cancelled = waiting.request(ReplicaRequest::Cancel).unwrap();
+    assert!(cancelled.admits_primary().is_ok());
+    let committed = waiting.request(ReplicaRequest::Commit).unwrap();
+    assert_eq!(committed, Role::FailedOver { point: POINT });
+    assert!(committed.admits_primary().is_err());
+    assert!(committed.request(ReplicaRequest::Cancel).is_err());
+}
+
+#[test]
+fn nothing_waits_for_completion_before_a_failover() {
+    assert!(Role::Replica.request(ReplicaRequest::Commit).is_err());
+    assert!(Role::Replica.request(ReplicaRequest::Cancel).is_err());
+}
+
+#[test]
+fn a_refused_request_names_what_is_allowed_and_changes_nothing() {
+    let mut machine = Machine::new(Policy::default(), vec![Length::mib(1)]);
+    let refused = machine.request(Request::Resync, Time::ZERO).unwrap_err();
+    assert_eq!(refused.state, State::Disabled);
+    assert_eq!(refused.allowed, [Request::Enable, Request::Stop]);
+    assert_eq!(machine.state(), State::Disabled);
+}
+
+#[test]
+fn policies_out_of_range_are_refused() {
+    let change = |change: fn(&mut Policy)| {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        policy.validate()
+    };
+    assert!(change(|_| ()).is_ok());
+    assert!(change(|p| p.interval = Duration::from_millis(999)).is_err());
+    assert!(change(|p| p.interval = Duration::from_secs(901)).is_err());
+    assert!(change(|p| p.resync_threshold_percent = 0).is_err());
+    assert!(change(|p| p.resync_threshold_percent = 101).is_err());
+    assert!(change(|p| p.recovery_points_max = 0).is_err());
+}
+
+#[test]
+fn log_quotas_do_not_overflow() {
+    let policy = Policy::default();
+    let largest = Length::new(u64::MAX / 512 * 512);
+    assert_eq!(policy.log_quota(largest).get(), largest.get() / 2);
+    assert_eq!(policy.log_quota(Length::gib(8)), Length::gib(4));
+}

@@ -1,0 +1,501 @@
+//! Disks of numbered blocks, a primary that crashes, and a replica that applies what it is sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
+use afterimage_replication::{
+    Action, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy, Position, Request,
+    Scope, State, Task, Tracking,
+};
+use afterimage_retry::{Class, Time};
+
+use crate::random::Random;
+
+const DISKS: usize = 2;
+const BLOCKS: usize = 12;
+const BLOCK: u64 = 512;
+
+type Image = Vec<u32>;
+/// Block and value, in the order of the writes.
+type Log = Vec<(usize, u32)>;
+
+#[derive(Clone, Default)]
+struct Generation {
+    logs: Vec<Option<Log>>,
+    dirty: Vec<BTreeSet<usize>>,
+}
+
+impl Generation {
+    fn new(tracking: Tracking) -> Self {
+        let log = (tracking == Tracking::Logging).then(Log::new);
+        Self {
+            logs: vec![log; DISKS],
+            dirty: vec![BTreeSet::new(); DISKS],
+        }
+    }
+}
+
+#[derive(Default)]
+struct Replica {
+    images: Option<Vec<Image>>,
+    published: Option<Sequence>,
+    last_point: Option<Sequence>,
+}
+
+pub(crate) struct World {
+    random: Random,
+    now: Time,
+    disks: Vec<Image>,
+    /// What is durable: the machine as it was last saved.
+    saved: String,
+    machine: Machine,
+    pending: Vec<Action>,
+    /// Unsealed generations that exist at the primary; the last takes the writes.
+    open: BTreeMap<Sequence, Generation>,
+    sealed: BTreeMap<Sequence, Vec<Option<Log>>>,
+    /// The disks at each barrier.
+    barriers: BTreeMap<Sequence, Vec<Image>>,
+    snapshot: Option<Vec<Image>>,
+    /// Blocks of all disks copied so far, in order.
+    copied: Vec<u32>,
+    replica: Replica,
+    faults: bool,
+    /// The guests were stopped before the stop was requested.
+    stopped: bool,
+    writes: u32,
+    pub(crate) marks: BTreeMap<&'static str, u32>,
+}
+
+impl World {
+    pub(crate) fn new(random: Random) -> Self {
+        let policy = Policy {
+            resync_threshold_percent: 90,
+            ..Policy::default()
+        };
+        let mut machine = Machine::new(policy, vec![Length::new(BLOCKS as u64 * BLOCK); DISKS]);
+        let actions = machine
+            .request(Request::Enable, Time::ZERO)
+            .expect("new machines enable");
+        let first = Generation::new(Tracking::MapOnly);
+        let mut world = Self {
+            random,
+            now: Time::ZERO,
+            disks: vec![vec![0; BLOCKS]; DISKS],
+            saved: String::new(),
+            open: BTreeMap::from([(machine.open(), first)]),
+            machine,
+            pending: Vec::new(),
+            sealed: BTreeMap::new(),
+            barriers: BTreeMap::new(),
+            snapshot: None,
+            copied: Vec::new(),
+            replica: Replica::default(),
+            faults: true,
+            stopped: false,
+            writes: 0,
+            marks: BTreeMap::new(),
+        };
+        world.take(actions);
+        world
+    }
+
+    pub(crate) fn step(&mut self) {
+        match self.random.below(100) {
+            0..50 => self.write(),
+            50..85 => self.carry_one_out(),
+            85..97 => self.wait(),
+            97 => self.crash(),
+            _ => self.ask(),
+        }
+    }
+
+    /// The liveness phase: no more faults, and as much time as it takes.
+    pub(crate) fn calm_down(&mut self) {
+        self.faults = false;
+        if self.machine.allowed().contains(&Request::Resume) {
+            let actions = self
+                .machine
+                .request(Request::Resume, self.now)
+                .expect("allowed");
+            self.take(actions);
+        }
+        for _ in 0..2_000 {
+            self.carry_one_out();
+            self.wait();
+        }
+    }
+
+    pub(crate) fn converged(&self) -> bool {
+        let current = self.replica.images.as_ref() == Some(&self.disks);
+        let point = self.replica.last_point == self.replica.published;
+        self.machine.state() == State::Replicating && current && point
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{:?} {:?}, pending {:?}\n{:?}\n{:?}",
+            self.machine, self.replica.published, self.pending, self.replica.images, self.disks
+        )
+    }
+
+    fn mark(&mut self, mark: &'static str) {
+        *self.marks.entry(mark).or_default() += 1;
+    }
+
+    fn write(&mut self) {
+        if self.stopped {
+            return;
+        }
+        let (disk, block) = (self.random.below(DISKS), self.random.below(BLOCKS));
+        self.writes += 1;
+        self.disks[disk][block] = self.writes;
+        let lost = self.faults && self.random.chance(1);
+        let mut open = self.open.last_entry().expect("a generation is open");
+        let generation = open.get_mut();
+        generation.dirty[disk].insert(block);
+        if let Some(log) = &mut generation.logs[disk] {
+            log.push((block, self.writes));
+        }
+        if lost {
+            generation.logs[disk] = None;
+            self.mark("log lost");
+        }
+        let lengths = self.open_lengths();
+        let actions = self.machine.handle(Event::LogsGrew(lengths), self.now);
+        self.take(actions);
+    }
+
+    fn open_lengths(&self) -> Vec<Length> {
+        let (_, generation) = self.open.last_key_value().expect("a generation is open");
+        let length = |log: &Option<Log>| log.as_ref().map_or(0, |log| log.len() as u64 * BLOCK);
+        generation
+            .logs
+            .iter()
+            .map(|log| Length::new(length(log)))
+            .collect()
+    }
+
+    fn wait(&mut self) {
+        if let Some(at) = self.machine.next_timeout() {
+            self.now = self.now.max(at);
+        }
+        let actions = self.machine.handle_timeout(self.now);
+        self.take(actions);
+    }
+
+    fn ask(&mut self) {
+        let allowed = self.machine.allowed();
+        let request = allowed[self.random.below(allowed.len())];
+        match request {
+            Request::Suspend => self.mark("suspend"),
+            Request::Stop => {
+                self.mark("stop");
+                self.stopped = true;
+            }
+            _ => {}
+        }
+        let actions = self
+            .machine
+            .request(request, self.now)
+            .expect("it is allowed");
+        self.take(actions);
+    }
+
+    /// Makes the machine durable, then takes its actions on.
+    fn take(&mut self, actions: Vec<Action>) {
+        self.saved = serde_json::to_string(&self.machine).expect("machines serialize");
+        self.pending.extend(actions);
+    }
+
+    fn crash(&mut self) {
+        self.mark("crash");
+        self.pending.clear();
+        self.snapshot = None;
+        self.restart(true);
+    }
+
+    fn restart(&mut self, crashed: bool) {
+        self.stopped = false;
+        let machine: Machine = serde_json::from_str(&self.saved).expect("it was saved");
+        let first = machine.open();
+        let recovered = crashed.then(|| self.recover(first, machine.tracking()));
+        self.open.clear();
+        let (machine, actions) = machine.restart(recovered, self.now);
+        self.open
+            .insert(machine.open(), Generation::new(machine.tracking()));
+        self.machine = machine;
+        self.take(actions);
+    }
+
+    /// Reads the regions of every generation that the saved state does not know as sealed again.
+    fn recover(&mut self, first: Sequence, tracking: Tracking) -> BarrierReached {
+        let mut dirty = vec![BTreeSet::new(); DISKS];
+        for generation in self.open.range(first..).map(|(_, generation)| generation) {
+            for (all, more) in dirty.iter_mut().zip(&generation.dirty) {
+                all.extend(more);
+            }
+        }
+        self.barriers.insert(first, self.disks.clone());
+        let reread = |disk: usize| {
+            dirty[disk]
+                .iter()
+                .map(|b| (*b, self.disks[disk][*b]))
+                .collect()
+        };
+        let logs: Vec<Log> = (0..DISKS).map(reread).collect();
+        let ended = |disk: usize| match tracking {
+            Tracking::Logging => Ended::Sealed(Length::new(logs[disk].len() as u64 * BLOCK)),
+            Tracking::MapOnly => Ended::Lost(scope(&dirty[disk])),
+        };
+        let disks = (0..DISKS).map(ended).collect();
+        if tracking == Tracking::Logging {
+            self.sealed
+                .insert(first, logs.into_iter().map(Some).collect());
+        }
+        BarrierReached {
+            time: Timestamp::default(),
+            disks,
+            dropped: vec![Scope::NOTHING; DISKS],
+            tracking,
+        }
+    }
+
+    fn carry_one_out(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.pending.len());
+        let action = self.pending.remove(at);
+        let fails = self.faults && self.random.chance(15);
+        let task = task_of(&action);
+        if let (true, Some(task)) = (fails, task) {
+            if self.random.chance(50) && task != Task::Barrier {
+                self.mark("lost answer");
+                self.carry_out(action);
+                // What is left of a copy ends with its attempt.
+                self.pending
+                    .retain(|action| !matches!(action, Action::Copy { .. }));
+            }
+            return self.fail(task);
+        }
+        if let Some(event) = self.carry_out(action) {
+            let actions = self.machine.handle(event, self.now);
+            self.take(actions);
+        }
+    }
+
+    fn fail(&mut self, task: Task) {
+        let class = if self.random.chance(5) {
+            Class::NonRecoverable
+        } else {
+            Class::Recoverable
+        };
+        let failure = Failure {
+            class,
+            retry_after: None,
+            message: "simulated".into(),
+        };
+        let actions = self
+            .machine
+            .handle(Event::Failed { task, failure }, self.now);
+        self.take(actions);
+    }
+
+    fn carry_out(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Claim => Some(Event::Claimed {
+                epoch: Epoch::new(1),
+                position: self.replica.published.map_or(Position::Empty, Position::At),
+            }),
+            Action::Barrier(barrier) => Some(self.barrier(&barrier)),
+            Action::Copy { base, point } => self.copy(base, point.is_some()),
+            Action::Ship(shipment) => {
+                let logs = self
+                    .sealed
+                    .get(&shipment.sequence)
+                    .expect("unshipped logs are kept");
+                let logs = logs.clone();
+                self.publish(shipment.sequence, &logs, shipment.point);
+                Some(Event::Shipped)
+            }
+            Action::Resync {
+                sequence, scopes, ..
+            } => {
+                self.mark("resync");
+                self.resync(sequence, &scopes);
+                Some(Event::Resynchronized)
+            }
+            Action::Prepare => {
+                let images = self.replica.images.as_ref();
+                assert_eq!(images, Some(&self.disks), "prepared without the last delta");
+                Some(Event::Prepared)
+            }
+            Action::Discard(sequences) => {
+                for sequence in sequences {
+                    self.sealed.remove(&sequence);
+                }
+                None
+            }
+            Action::ReleaseSnapshot => {
+                self.snapshot = None;
+                None
+            }
+            Action::Stopped { .. } => {
+                self.pending.clear();
+                self.snapshot = None;
+                let clean = self
+                    .open
+                    .values()
+                    .all(|g| g.dirty.iter().all(BTreeSet::is_empty));
+                self.restart(!clean);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn barrier(&mut self, barrier: &Barrier) -> Event {
+        let quiet = self.open_is_untouched();
+        if barrier.may_be_quiet && quiet {
+            return Event::Quiet;
+        }
+        let ended = self
+            .open
+            .get(&barrier.ends)
+            .cloned()
+            .expect("it is the open generation");
+        self.open
+            .insert(barrier.next, Generation::new(barrier.tracking));
+        self.barriers.insert(barrier.ends, self.disks.clone());
+        if barrier.snapshot {
+            self.mark(if self.copied.is_empty() {
+                "snapshot"
+            } else {
+                "resnapshot"
+            });
+            self.snapshot = Some(self.disks.clone());
+        }
+        if barrier.tracking == Tracking::MapOnly {
+            self.mark("overflow");
+        }
+        let disks = (0..DISKS)
+            .map(|disk| match &ended.logs[disk] {
+                Some(log) => Ended::Sealed(Length::new(log.len() as u64 * BLOCK)),
+                None => Ended::Lost(scope(&ended.dirty[disk])),
+            })
+            .collect();
+        let dropped = (0..DISKS)
+            .map(|disk| self.dropped(disk, &barrier.dropped))
+            .collect();
+        self.sealed.insert(barrier.ends, ended.logs);
+        Event::BarrierReached(BarrierReached {
+            time: Timestamp::default(),
+            disks,
+            dropped,
+            tracking: barrier.tracking,
+        })
+    }
+
+    fn open_is_untouched(&self) -> bool {
+        let (_, generation) = self.open.last_key_value().expect("a generation is open");
+        generation.dirty.iter().all(BTreeSet::is_empty)
+    }
+
+    fn dropped(&self, disk: usize, sequences: &[Sequence]) -> Scope {
+        let logs = sequences
+            .iter()
+            .filter_map(|sequence| self.sealed.get(sequence));
+        let blocks = logs.filter_map(|logs| logs[disk].as_ref()).flatten();
+        scope(&blocks.map(|(block, _)| *block).collect())
+    }
+
+    /// Copies a part; only the whole is an answer.
+    fn copy(&mut self, base: Sequence, point: bool) -> Option<Event> {
+        let snapshot = self.snapshot.as_ref()?.concat();
+        let more = 1 + self.random.below(DISKS * BLOCKS);
+        let end = (self.copied.len() + more).min(snapshot.len());
+        let part = &snapshot[self.copied.len()..end];
+        self.copied.extend_from_slice(part);
+        if end < snapshot.len() {
+            self.pending.push(Action::Copy {
+                base,
+                point: point.then(Timestamp::default),
+            });
+            return None;
+        }
+        if self.replica.published.is_none() {
+            self.replica.images = Some(self.copied.chunks(BLOCKS).map(Vec::from).collect());
+            self.published(base, point);
+        }
+        Some(Event::Copied)
+    }
+
+    /// Reads one part of the scope now and the other after more writes.
+    fn resync(&mut self, sequence: Sequence, scopes: &[Scope]) {
+        let size = Length::new(BLOCKS as u64 * BLOCK);
+        let mut logs: Vec<Option<Log>> = vec![Some(Log::new()); DISKS];
+        for disk in 0..DISKS {
+            for extent in scopes[disk].extents(size).iter() {
+                for piece in extent.pieces(Length::new(BLOCK)) {
+                    if self.random.chance(30) {
+                        self.write();
+                    }
+                    let block = usize::try_from(piece.start().get() / BLOCK).expect("small");
+                    let log = logs[disk].as_mut().expect("made above");
+                    log.push((block, self.disks[disk][block]));
+                }
+            }
+        }
+        self.publish(sequence, &logs, false);
+        if !self.machine.doubt().iter().all(Scope::is_nothing) {
+            self.mark("second pass");
+        }
+    }
+
+    fn publish(&mut self, sequence: Sequence, logs: &[Option<Log>], point: bool) {
+        if self.replica.published >= Some(sequence) {
+            return; // it was published and the answer was lost
+        }
+        let images = self.replica.images.as_mut().expect("logs follow a base");
+        for (image, log) in images.iter_mut().zip(logs) {
+            for (block, value) in log.iter().flatten() {
+                image[*block] = *value;
+            }
+        }
+        self.published(sequence, point);
+    }
+
+    fn published(&mut self, sequence: Sequence, point: bool) {
+        self.replica.published = Some(sequence);
+        if point {
+            self.replica.last_point = Some(sequence);
+            let barrier = &self.barriers[&sequence];
+            let images = self.replica.images.as_ref();
+            assert_eq!(
+                images,
+                Some(barrier),
+                "recovery point {sequence} is not its barrier"
+            );
+            self.mark("point");
+        }
+    }
+}
+
+fn task_of(action: &Action) -> Option<Task> {
+    match action {
+        Action::Claim => Some(Task::Claim),
+        Action::Barrier(_) => Some(Task::Barrier),
+        Action::Copy { .. } => Some(Task::Copy),
+        Action::Ship(_) => Some(Task::Ship),
+        Action::Resync { .. } => Some(Task::Resync),
+        Action::Prepare => Some(Task::Prepare),
+        _ => None,
+    }
+}
+
+fn scope(blocks: &BTreeSet<usize>) -> Scope {
+    let extent = |block: &usize| {
+        Extent::new(Offset::new(*block as u64 * BLOCK), Length::new(BLOCK)).expect("small")
+    };
+    Scope::Extents(blocks.iter().map(extent).collect::<ExtentSet>())
+}
