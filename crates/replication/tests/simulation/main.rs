@@ -9,7 +9,7 @@ mod world;
 use random::Random;
 use world::World;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 80;
 const STEPS: usize = 600;
 
 #[test]
