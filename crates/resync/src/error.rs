@@ -1,0 +1,135 @@
+//! What can go wrong with a resync.
+
+use std::fmt;
+
+use afterimage_block::{Error as BlockError, Extent, Length, Offset};
+
+use crate::{BlockIndex, Grid};
+
+/// The result of a step of a resync.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One of the two disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The disk that is right.
+    Source,
+    /// The disk that is to be made equal to it.
+    Target,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// What went wrong, on which side, and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disks cannot become equal.
+    #[error("the source has {} bytes and the target {}: resize one of them first", source_size.get(), target_size.get())]
+    SizesDiffer {
+        /// The source's size.
+        source_size: Length,
+        /// The target's size.
+        target_size: Length,
+    },
+    /// The session was made for a disk of another size.
+    #[error("the resync was begun on a disk of {} bytes and the {side} now has {}: begin anew", expected.get(), found.get())]
+    OtherDisk {
+        /// Which disk.
+        side: Side,
+        /// The size that the session knows.
+        expected: Length,
+        /// The size that the disk has.
+        found: Length,
+    },
+    /// Bytes that the disk does not have were to be compared.
+    #[error("the extent {extent} to compare ends behind the {} bytes of the disk", size.get())]
+    ScopeOutOfRange {
+        /// The extent.
+        extent: Extent,
+        /// The disk's size.
+        size: Length,
+    },
+    /// Bytes of a disk could not be read. They were not taken for anything.
+    #[error("cannot read {extent} of the {side}: {source}")]
+    Read {
+        /// Which disk.
+        side: Side,
+        /// The block.
+        extent: Extent,
+        /// Why.
+        source: BlockError,
+    },
+    /// A disk could not tell its holes.
+    #[error("cannot tell data from holes at {at} of the {side}: {source}")]
+    Map {
+        /// Which disk.
+        side: Side,
+        /// From where on.
+        at: Offset,
+        /// Why.
+        source: BlockError,
+    },
+    /// A disk's account of its holes makes no sense.
+    #[error("the {side} tells no run of data or hole that holds byte {at}")]
+    InvalidRun {
+        /// Which disk.
+        side: Side,
+        /// Where.
+        at: Offset,
+    },
+    /// The target could not be changed. The extent may hold any mixture of old and new.
+    #[error("cannot write {extent} of the target: {source}")]
+    Write {
+        /// Where.
+        extent: Extent,
+        /// Why.
+        source: BlockError,
+    },
+    /// What was written could not be made durable.
+    #[error("cannot make the target durable, what this run wrote is in doubt: {source}")]
+    Flush {
+        /// Why.
+        source: BlockError,
+    },
+    /// The signatures are not those of the block that is next in doubt.
+    #[error(
+        "signatures of {count} blocks from {first} on do not hold block {expected}, which is next"
+    )]
+    WrongPage {
+        /// The block that is next in doubt.
+        expected: BlockIndex,
+        /// The first block of the page.
+        first: BlockIndex,
+        /// How many blocks the page has.
+        count: usize,
+    },
+    /// A stored session contradicts itself.
+    #[error("the stored resync of a disk of {} bytes in blocks of {} is damaged, begin anew: {reason}", grid.size().get(), grid.block_size())]
+    InvalidSession {
+        /// What the session says of its disk.
+        grid: Grid,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether trying again from the cursor can help without anybody doing anything, as the disk's
+    /// own error says. A flush that failed leaves the run's writes in doubt and is never one.
+    pub fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Read { source, .. } | Self::Map { source, .. } | Self::Write { source, .. } => {
+                source.is_recoverable()
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Jobs worked on by several threads, planned and finished in order.
+//!
+//! ```text
+//! plan (one at a time) --> work (all threads) --> finish (one at a time, in the order planned)
+//! ```
+//!
+//! Planning waits when it is too far ahead of finishing, so that what is in flight, and what is done
+//! again after a stop, stays bounded.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// What comes before and after the work.
+pub(crate) trait Flow: Send {
+    type Job: Send;
+    type Done: Send;
+
+    /// The next job; once `None`, always `None`.
+    fn plan(&mut self) -> Option<Self::Job>;
+
+    /// Takes in a job's result, in the order in which jobs were planned, until it breaks.
+    fn finish(&mut self, done: Self::Done) -> ControlFlow<()>;
+}
+
+/// How many jobs a thread may be planned ahead of the oldest that is not finished.
+const AHEAD_PER_THREAD: u64 = 4;
+
+/// Runs `flow` to its end or until it breaks, on this thread and `threads - 1` more.
+pub(crate) fn run<F: Flow>(
+    flow: &mut F,
+    threads: NonZeroUsize,
+    work: impl Fn(F::Job) -> F::Done + Sync,
+) {
+    if threads.get() == 1 {
+        while let Some(job) = flow.plan() {
+            if flow.finish(work(job)).is_break() {
+                break;
+            }
+        }
+        return;
+    }
+    let line = Line {
+        ahead: AHEAD_PER_THREAD * threads.get() as u64,
+        moved: Condvar::new(),
+        state: Mutex::new(State {
+            flow,
+            planned: 0,
+            finished: 0,
+            early: BTreeMap::new(),
+            stopped: false,
+        }),
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.get() {
+            scope.spawn(|| line.serve(&work));
+        }
+        line.serve(&work);
+    });
+}
+
+struct Line<'f, F: Flow> {
+    ahead: u64,
+    /// Something was finished, or all is to stop.
+    moved: Condvar,
+    state: Mutex<State<'f, F>>,
+}
+
+struct State<'f, F: Flow> {
+    flow: &'f mut F,
+    planned: u64,
+    finished: u64,
+    /// Results that came before an older one's.
+    early: BTreeMap<u64, F::Done>,
+    stopped: bool,
+}
+
+impl<'f, F: Flow> Line<'f, F> {
+    fn serve(&self, work: &(impl Fn(F::Job) -> F::Done + Sync)) {
+        let _stop = StopOnPanic(self);
+        while let Some((number, job)) = self.take() {
+            let done = work(job);
+            self.put(number, done);
+        }
+    }
+
+    fn take(&self) -> Option<(u64, F::Job)> {
+        let mut state = self.state();
+        while !state.stopped && state.planned - state.finished >= self.ahead {
+            let woken = self.moved.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped {
+            return None;
+        }
+        let job = state.flow.plan()?;
+        let number = state.planned;
+        state.planned += 1;
+        Some((number, job))
+    }
+
+    fn put(&self, number: u64, done: F::Done) {
+        let mut state = self.state();
+        state.early.insert(number, done);
+        while !state.stopped {
+            let next = state.finished;
+            let Some(done) = state.early.remove(&next) else {
+                break;
+            };
+            state.finished += 1;
+            state.stopped = state.flow.finish(done).is_break();
+        }
+        drop(state);
+        self.moved.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<'f, F>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the other threads home when a disk or a callback panics, so that the panic surfaces instead
+/// of a wait for a result that never comes.
+struct StopOnPanic<'l, 'f, F: Flow>(&'l Line<'f, F>);
+
+impl<F: Flow> Drop for StopOnPanic<'_, '_, F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.state().stopped = true;
+            self.0.moved.notify_all();
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Two disks of one machine.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use afterimage_block::{BlockRead, BlockWrite, Extent, Length, Offset, Run, RunKind};
+
+use crate::line::{self, Flow};
+use crate::spans::{Spans, read_blocks};
+use crate::verdict::{Verdict, Verdicts, bytes_of};
+use crate::{Error, Grid, Progress, Result, Session, Side, is_zero};
+
+/// Makes a target disk equal to a source disk of the same machine by comparing bytes: no digest is
+/// as fast.
+///
+/// What is a hole on both disks is not read. Where the source has a hole or zeros and the target
+/// does not read as zeros, the target is given a hole if it can have one. Each thread reads 256 KiB
+/// of both disks at a time (or one block, if larger); no more than four such pairs a thread are in
+/// memory, and after a stop no more are compared again.
+#[derive(Clone, Copy)]
+pub struct LocalResync<'d> {
+    source: &'d dyn BlockRead,
+    target: &'d dyn BlockRead,
+    /// The target once more, unless it is only compared.
+    writer: Option<&'d dyn BlockWrite>,
+    threads: NonZeroUsize,
+}
+
+impl<'d> LocalResync<'d> {
+    /// Makes `target` equal to `source`, on one thread.
+    ///
+    /// # Errors
+    /// [`Error::SizesDiffer`].
+    pub fn new(source: &'d dyn BlockRead, target: &'d dyn BlockWrite) -> Result<Self> {
+        let compared = Self::dry_run(source, target)?;
+        let writer = Some(target);
+        Ok(Self { writer, ..compared })
+    }
+
+    /// Only finds out what differs, on one thread.
+    ///
+    /// # Errors
+    /// [`Error::SizesDiffer`].
+    pub fn dry_run(source: &'d dyn BlockRead, target: &'d dyn BlockRead) -> Result<Self> {
+        let (source_size, target_size) = (source.size(), target.size());
+        if source_size != target_size {
+            return Err(Error::SizesDiffer {
+                source_size,
+                target_size,
+            });
+        }
+        Ok(Self {
+            source,
+            target,
+            writer: None,
+            threads: NonZeroUsize::MIN,
+        })
+    }
+
+    /// Reads, compares and writes on `threads` threads.
+    pub const fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Goes on with `session` until nothing in its scope is in doubt, or until `observe`, told of
+    /// each step, breaks; the session is then not complete.
+    ///
+    /// The target is flushed before this returns, with or without an error. Only then is what lies
+    /// before the session's cursor durable, and the session worth storing.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Map`], [`Error::InvalidRun`] or [`Error::Write`] for the first
+    /// block at fault, at which the cursor then stands; [`Error::Flush`], the cursor then being
+    /// where it was before the call; [`Error::OtherDisk`] if the session is of another size.
+    pub fn run(
+        &self,
+        session: &mut Session,
+        observe: impl FnMut(Progress) -> ControlFlow<()> + Send,
+    ) -> Result<()> {
+        session.check_size(Side::Source, self.source.size())?;
+        let grid = session.grid();
+        let begun = session.progress();
+        let mut flow = Pairing {
+            planned: session.cursor(),
+            spans: Some((
+                Spans::new(self.source, Side::Source, grid),
+                Spans::new(self.target, Side::Target, grid),
+            )),
+            session,
+            buffers: Vec::new(),
+            observe,
+            failed: None,
+        };
+        line::run(&mut flow, self.threads, |job: Result<Piece>| {
+            job.map(|piece| piece.settle(self, grid))
+        });
+        let ended = flow.failed.map_or(Ok(()), Err);
+        if let Some(Err(source)) = self.writer.map(BlockWrite::flush) {
+            session.rewind(begun);
+            return Err(Error::Flush { source });
+        }
+        ended
+    }
+}
+
+/// Blocks in doubt, of one kind on each disk.
+struct Piece {
+    extent: Extent,
+    source: RunKind,
+    target: RunKind,
+    buffers: Buffers,
+}
+
+/// The bytes of both disks.
+#[derive(Default)]
+struct Buffers {
+    source: Vec<u8>,
+    target: Vec<u8>,
+}
+
+/// What became of a piece, up to the first block at fault.
+struct Settled {
+    verdicts: Verdicts,
+    read: Length,
+    buffers: Buffers,
+    error: Option<Error>,
+}
+
+impl Piece {
+    /// Compares the disks and makes the target equal.
+    fn settle(mut self, disks: &LocalResync<'_>, grid: Grid) -> Settled {
+        let mut read = Length::ZERO;
+        let mut load = |disk, side, kind, extent: Option<Extent>, buffer| {
+            let Some(extent) = extent.filter(|_| kind == RunKind::Data) else {
+                return (extent, None);
+            };
+            let (bytes, error) = read_blocks(disk, side, grid, extent, buffer);
+            read = read.saturating_add(Length::of(bytes));
+            (Extent::new(extent.start(), Length::of(bytes)).ok(), error)
+        };
+        let Buffers { source, target } = &mut self.buffers;
+        let whole = Some(self.extent);
+        let (good, source_error) = load(disks.source, Side::Source, self.source, whole, source);
+        // Only what could be read of the source is read of the target, so its error comes first.
+        let (good, target_error) = load(disks.target, Side::Target, self.target, good, target);
+        let mut verdicts = good.map_or_else(Verdicts::default, |good| self.judge(good, grid));
+        let write_error = disks
+            .writer
+            .and_then(|target| self.write(target, &mut verdicts));
+        Settled {
+            verdicts,
+            read,
+            buffers: self.buffers,
+            error: write_error.or(target_error).or(source_error),
+        }
+    }
+
+    fn judge(&self, good: Extent, grid: Grid) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        if self.verdict(good) == Verdict::Equal {
+            verdicts.push(good, Verdict::Equal);
+        } else {
+            for block in good.pieces(grid.block_size().length()) {
+                verdicts.push(block, self.verdict(block));
+            }
+        }
+        verdicts
+    }
+
+    fn verdict(&self, extent: Extent) -> Verdict {
+        let bytes = |kind, buffer| {
+            let stored = kind == RunKind::Data;
+            stored.then(|| bytes_of(buffer, self.extent, extent))
+        };
+        let source = bytes(self.source, &self.buffers.source);
+        let target = bytes(self.target, &self.buffers.target);
+        match (source, target) {
+            (None, None) => Verdict::Equal,
+            (None, Some(target)) if is_zero(target) => Verdict::Equal,
+            (Some(source), None) if is_zero(source) => Verdict::Equal,
+            (Some(source), Some(target)) if source == target => Verdict::Equal,
+            (Some(source), _) if !is_zero(source) => Verdict::Send,
+            _ => Verdict::Zero,
+        }
+    }
+
+    /// Writes what differs; keeps the verdicts up to the write that failed.
+    fn write(&self, target: &dyn BlockWrite, verdicts: &mut Verdicts) -> Option<Error> {
+        let failed = verdicts
+            .iter()
+            .enumerate()
+            .find_map(|(at, (extent, verdict))| {
+                let change = verdict.change(extent, &self.buffers.source, self.extent)?;
+                let source = change.apply_to(target).err()?;
+                Some((at, Error::Write { extent, source }))
+            });
+        let (at, error) = failed?;
+        verdicts.truncate(at);
+        Some(error)
+    }
+}
+
+/// Both disks on their way through the threads.
+struct Pairing<'a, O> {
+    session: &'a mut Session,
+    /// Where to plan from.
+    planned: Offset,
+    /// The source's and the target's; gone after one failed.
+    spans: Option<(Spans<'a>, Spans<'a>)>,
+    buffers: Vec<Buffers>,
+    observe: O,
+    failed: Option<Error>,
+}
+
+impl<O> Pairing<'_, O> {
+    /// The longest run of blocks at the start of `doubt` that is of one kind on each disk.
+    fn pair(&mut self, doubt: Extent) -> Option<Result<Piece>> {
+        let (source_spans, target_spans) = self.spans.as_mut()?;
+        let runs = source_spans.next(doubt).and_then(|source| {
+            let target = target_spans.next(source.extent)?;
+            Ok((source.kind, target))
+        });
+        let buffers = &mut self.buffers;
+        Some(runs.map(|(source, Run { extent, kind })| Piece {
+            extent,
+            source,
+            target: kind,
+            buffers: buffers.pop().unwrap_or_default(),
+        }))
+    }
+}
+
+impl<O: FnMut(Progress) -> ControlFlow<()> + Send> Flow for Pairing<'_, O> {
+    type Job = Result<Piece>;
+    type Done = Result<Settled>;
+
+    fn plan(&mut self) -> Option<Self::Job> {
+        let doubt = self.session.scope().next_from(self.planned)?;
+        let piece = self.pair(doubt)?;
+        match &piece {
+            Ok(piece) => self.planned = piece.extent.end(),
+            Err(_) => self.spans = None,
+        }
+        Some(piece)
+    }
+
+    fn finish(&mut self, done: Self::Done) -> ControlFlow<()> {
+        let error = match done {
+            Err(error) => Some(error),
+            Ok(settled) => {
+                self.session.add_read(settled.read);
+                for (extent, verdict) in settled.verdicts.iter() {
+                    self.session.advance(extent, verdict);
+                }
+                self.buffers.push(settled.buffers);
+                settled.error
+            }
+        };
+        if error.is_some() {
+            self.failed = error;
+            return ControlFlow::Break(());
+        }
+        (self.observe)(self.session.progress())
+    }
+}
