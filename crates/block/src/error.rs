@@ -80,16 +80,6 @@ pub enum Error {
         /// Why they could not be.
         reason: String,
     },
-    /// A file that records which regions are dirty proves nothing.
-    #[error("write-intent file `{}` is damaged at byte {at}: {reason}", path.display())]
-    IntentDamaged {
-        /// The file.
-        path: PathBuf,
-        /// Where in the file.
-        at: u64,
-        /// What is wrong there.
-        reason: &'static str,
-    },
 }
 
 impl Error {
