@@ -1,5 +1,7 @@
 //! Tracked disks: what the logs hold is what the disk became, cut exactly at the barriers.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +18,10 @@ const REGION: Length = Length::kib(64);
 
 /// What is read of a log afterwards.
 #[derive(Clone, Default)]
-struct Recorded(Arc<Mutex<Vec<(Extent, Option<Vec<u8>>)>>>);
+struct Recorded(Arc<Mutex<Vec<Entry>>>);
+
+/// Where, and which bytes; `None` for zeros.
+type Entry = (Extent, Option<Vec<u8>>);
 
 impl ChangeSink for Recorded {
     fn append(&mut self, change: Change<'_>) -> Result<(), SinkError> {
@@ -219,7 +224,9 @@ proptest! {
         let inner = Arc::new(MemoryDisk::new(SIZE));
         let first = generation(folder.path(), 0, None);
         let tracked = Arc::new(TrackedDisk::new(inner.clone(), gate.clone(), first));
-        before.iter().for_each(|step| step.run(tracked.as_ref()));
+        for step in &before {
+            step.run(tracked.as_ref());
+        }
         let barrier = gate.close();
         let snapshot = tracked.snapshot(&barrier, folder.path()).unwrap();
         let image = inner.contents();
