@@ -1,4 +1,56 @@
-//! Fixed-block checksum resynchronization of two disks.
+//! Fixed-block checksum resynchronization of two disks: find out which blocks differ, and move
+//! nothing else.
+//!
+//! What it is: signatures of a disk's blocks, the comparison of a disk with another of the same
+//! machine byte by byte ([`LocalResync`]) or with the signatures of one that is far away
+//! ([`Comparer`]), and a [`Session`] that says what is in doubt, how far it is, and what it found.
+//! What it is not: a transport. Signatures come from wherever the target's are kept, and
+//! differences go to wherever the caller sends them, as [`Change`](afterimage_block::Change)s.
+//!
+//! ```text
+//! source (BlockRead) --holes skipped--> blocks --+
+//!                                                +-- equal? --> cursor moves on
+//! target: bytes, or a page of signatures --------+         \--> Write | WriteZeroes --> sink
+//! ```
+//!
+//! ```
+//! use afterimage_block::{BlockRead, BlockWrite, MemoryDisk, Length, Offset};
+//! use afterimage_resync::{BlockIndex, BlockSize, Comparer, Error, Scope, Session};
+//! use afterimage_resync::{Signature, SignaturePage, Signer};
+//! # type Failure = Box<dyn std::error::Error + Send + Sync>;
+//!
+//! let (near, far) = (MemoryDisk::new(Length::gib(64)), MemoryDisk::new(Length::gib(64)));
+//! near.write_at(Offset::new(5 << 30), b"new")?;
+//! let (size, block) = (near.size(), BlockSize::try_from(Length::mib(1))?);
+//!
+//! let signatures: Vec<Signature> = Signer::new(&far, Scope::whole(size, block), Offset::ZERO)?
+//!     .map(|signed| signed.map(|(_, signature)| signature))
+//!     .collect::<Result<_, _>>()?; // holes are not read
+//! let mut comparer = Comparer::new(Session::whole(size, block));
+//! let page = SignaturePage::new(BlockIndex::new(0), &signatures); // or many, one after the other
+//! comparer.compare(&near, page, |change| change.apply_to(&far).map_err(Failure::from))?;
+//! assert_eq!(comparer.session().summary().sent, Length::mib(1));
+//! # Ok::<(), Failure>(())
+//! ```
+//!
+//! # Architecture
+//!
+//! *The session is a value, drivers move it.* [`Session`] does no I/O, knows no clock and
+//! serializes; it is the same whether bytes or signatures are compared, and goes on at its cursor
+//! after a restart. The cursor passes a block only when the block is equal or its difference was
+//! taken, so that stopping at any point forgets nothing and repeats no more than what was in flight.
+//!
+//! *Blocks in order, work on all threads.* Windows of 256 KiB are planned one after the other, read
+//! and compared on all threads, and finished in the order planned: progress is monotone, the first
+//! bad block is the one reported however many threads there are, and memory is bounded.
+//!
+//! *Zero is a word.* A block of zeros has the signature [`Zero`](Signature::Zero), is never hashed,
+//! and goes out as an extent. Holes are not even read. Nothing else is ever taken for zeros: a block
+//! that cannot be read is an error that names it.
+//!
+//! *Digests decide equality only if nobody can forge them.* What a disk holds is chosen by its
+//! guest, so a fast checksum will not do; SHA-256 is the default, any
+//! [`Digest`](digest::Digest) can take its place. Two disks of one machine need none.
 
 mod comparer;
 mod error;

@@ -1,0 +1,10 @@
+//! Resyncs of small disks, against a model and with faults.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod disk;
+mod faults;
+mod large;
+mod laws;
+mod resume;
+mod world;
