@@ -1,1 +1,71 @@
-//! The change log of a virtual disk: an append-only record of every write, sealed, verifiable and searchable.
+//! The change log of a virtual disk: an append-only record of every write, sealed, verifiable and
+//! searchable.
+//!
+//! What it is: a file format, [specified](https://github.com/afterimage-rs/afterimage/blob/main/crates/changelog/FORMAT.md)
+//! so that others can implement it, with its writer and readers. What it is not: a database journal.
+//! Nothing is read back while it is written, and nobody waits for it to be forced.
+//!
+//! ```text
+//! Change --> Encoder --> FileWriter --seal--> SealedLog --> apply, index, ship
+//!                            '--crash--> recover: every whole record
+//! ```
+//!
+//! ```
+//! use afterimage_block::*;
+//! use afterimage_changelog::*;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let header = LogHeader {
+//!     disk: DiskId::random(),
+//!     disk_size: Length::mib(1),
+//!     epoch: Epoch::new(1),
+//!     first: Sequence::new(1),
+//!     last: Sequence::new(1),
+//!     created: Timestamp::default(),
+//! };
+//! let path = folder.path().join("1.ailog");
+//! let mut log = FileWriter::create(&path, header, WriterOptions::default())?;
+//! log.append(Change::Write { offset: Offset::new(512), data: b"after" }, Timestamp::default())?;
+//! let sealed = log.seal(ContentDigest::NONE)?;
+//!
+//! let replica = MemoryDisk::new(Length::mib(1));
+//! assert_eq!(sealed.apply(&replica)?.written, Length::new(5));
+//! assert_eq!(&replica.contents()[512..517], b"after");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Architecture
+//!
+//! *Each record proves itself*, and that it belongs to this file: its CRC-32 continues from the
+//! header's. So a torn tail is found at the last whole record, and a record of another log or an
+//! earlier use of the same blocks never passes.
+//!
+//! *The digest is computed when the log is sealed*, in one pass over the file, and not while it is
+//! appended to: SHA-256 is slower than the writes that it would have to keep up with.
+//!
+//! *The index is resolved*: disjoint pieces, the newest record winning, so that applying a log
+//! writes each byte once and a reader finds a range without looking at any payload.
+//!
+//! *The predecessor stands in the footer*, since the log before this one is sealed only after this
+//! one has begun to take writes.
+
+mod encoder;
+mod error;
+mod fields;
+mod header;
+mod index;
+mod reader;
+mod record;
+mod recover;
+mod sealed;
+mod writer;
+
+pub use encoder::{Encoded, Encoder};
+pub use error::{Error, Result};
+pub use header::LogHeader;
+pub use index::{Index, Piece, Summary, Trailer};
+pub use reader::{Reader, Record, StreamReader, Tail};
+pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
+pub use recover::{Recovered, recover};
+pub use sealed::{Applied, SealedLog};
+pub use writer::{FileWriter, WriterOptions};

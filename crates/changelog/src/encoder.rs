@@ -1,0 +1,164 @@
+//! Changes into bytes, without I/O.
+
+use afterimage_block::{Change, ContentDigest, Extent, ExtentMap, Length, Lsn, Offset, Timestamp};
+
+use crate::index::Stored;
+use crate::record::{Kind, PAYLOAD_MAX};
+use crate::{Error, Index, LogHeader, RecordHeader, Result, Summary};
+
+/// Turns changes into the bytes of a log. It does no I/O and keeps no payload: each record is handed
+/// to the caller as its header and the borrowed payload, to be written one behind the other.
+#[derive(Debug)]
+pub struct Encoder {
+    header: LogHeader,
+    salt: u32,
+    next: Lsn,
+    position: u64,
+    payload: Length,
+    index: ExtentMap<Stored>,
+}
+
+/// A record as it is to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoded<'a> {
+    /// Its number.
+    pub lsn: Lsn,
+    /// Its header.
+    pub header: [u8; RecordHeader::LEN],
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+impl Encoder {
+    /// An encoder for a new log, and the bytes that the log begins with.
+    pub fn new(header: LogHeader) -> (Self, [u8; LogHeader::LEN]) {
+        let bytes = header.encode();
+        let encoder = Self {
+            header,
+            salt: crc32fast::hash(&bytes[..124]),
+            next: Lsn::ZERO,
+            position: LogHeader::LEN as u64,
+            payload: Length::ZERO,
+            index: ExtentMap::new(),
+        };
+        (encoder, bytes)
+    }
+
+    /// The records of `change`: one, or several for a write longer than
+    /// [`PAYLOAD_MAX`](crate::PAYLOAD_MAX).
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if it lies outside the disk; nothing is encoded.
+    pub fn change<'a>(
+        &mut self,
+        change: Change<'a>,
+        time: Timestamp,
+    ) -> Result<impl Iterator<Item = Encoded<'a>>> {
+        let extent = change.extent();
+        if let Some(extent) = extent
+            && extent.end().get() > self.header.disk_size.get()
+        {
+            return Err(Error::OutOfRange {
+                extent,
+                size: self.header.disk_size,
+            });
+        }
+        let (kind, data): (_, &[u8]) = match change {
+            Change::Write { data, .. } => (Kind::Write, data),
+            Change::WriteZeroes(_) => (Kind::WriteZeroes, &[]),
+            Change::Discard(_) => (Kind::Discard, &[]),
+        };
+        let step = PAYLOAD_MAX.to_usize().unwrap_or(usize::MAX);
+        let parts = if kind == Kind::Write {
+            data.len().div_ceil(step)
+        } else {
+            1
+        };
+        Ok((0..parts).filter_map(move |part| {
+            let from = part * step;
+            let payload = data
+                .get(from..data.len().min(from + step))
+                .unwrap_or_default();
+            let extent = match kind {
+                Kind::Write => {
+                    let start = extent?.start().get() + from as u64;
+                    Extent::new(Offset::new(start), Length::of(payload)).ok()?
+                }
+                _ => extent?,
+            };
+            Some(self.record(kind, Some(extent), payload, time))
+        }))
+    }
+
+    /// The record of a label in the history, cut to [`PAYLOAD_MAX`](crate::PAYLOAD_MAX).
+    pub fn bookmark<'a>(&mut self, label: &'a str, time: Timestamp) -> Encoded<'a> {
+        let longest = PAYLOAD_MAX.to_usize().unwrap_or(usize::MAX);
+        let label = label
+            .get(..label.floor_char_boundary(longest))
+            .unwrap_or_default();
+        self.record(Kind::Bookmark, None, label.as_bytes(), time)
+    }
+
+    fn record<'a>(
+        &mut self,
+        kind: Kind,
+        extent: Option<Extent>,
+        payload: &'a [u8],
+        time: Timestamp,
+    ) -> Encoded<'a> {
+        let lsn = self.next;
+        let header = RecordHeader::encode(kind, lsn, time, extent, payload, self.salt);
+        if let Some(extent) = extent {
+            let stored = Stored {
+                kind,
+                record: self.position,
+                skip: 0,
+            };
+            self.index.insert(extent, stored);
+        }
+        self.next = lsn.next();
+        self.payload = self.payload.saturating_add(Length::of(payload));
+        self.position += (RecordHeader::LEN + payload.len()) as u64;
+        Encoded {
+            lsn,
+            header,
+            payload,
+        }
+    }
+
+    /// The log's header.
+    pub fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// Where the next record goes in the file.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The number of records so far.
+    pub fn records(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// The number of pieces in the index so far.
+    pub fn pieces(&self) -> usize {
+        self.index.runs()
+    }
+
+    /// The bytes that seal the log, given the SHA-256 of everything before them and that of the
+    /// disk's log before this one.
+    pub fn seal(self, content: ContentDigest, predecessor: ContentDigest) -> (Vec<u8>, Summary) {
+        let index = Index(self.index);
+        let mut summary = Summary {
+            records: self.next.get(),
+            payload: self.payload,
+            content,
+            predecessor,
+            file_length: Length::ZERO,
+        };
+        let bytes = index.encode(&summary, self.position);
+        summary.file_length = Length::new(self.position + bytes.len() as u64);
+        (bytes, summary)
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong with a change log.
+
+use std::io;
+use std::path::PathBuf;
+
+use afterimage_block::{DiskId, Extent, Length};
+
+/// The result of an operation on a change log.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with which log, and where in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused or failed something.
+    #[error("cannot {operation} change log `{}` at byte {at}: {source}", path.display())]
+    Io {
+        /// The verb: create, write, read, sync.
+        operation: &'static str,
+        /// The log.
+        path: PathBuf,
+        /// Where in the file.
+        at: u64,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The bytes are not those of a change log of this version, or were changed since.
+    #[error("change log is damaged at byte {at}: {reason}")]
+    Damaged {
+        /// Where in the file.
+        at: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// The log was written by a newer release.
+    #[error(
+        "change log has format version {found}, and this release reads version 1: use a newer one"
+    )]
+    NewerVersion {
+        /// Its version.
+        found: u16,
+    },
+    /// The log has no footer: its writer never sealed it.
+    #[error("change log is not sealed: recover it first")]
+    NotSealed,
+    /// The log would outgrow its quota. Nothing of the change was written.
+    #[error("change log has reached its quota of {quota}: rotate it")]
+    OverQuota {
+        /// The quota.
+        quota: Length,
+    },
+    /// The log has as many pieces as its index may hold in memory. Nothing of the change was written.
+    #[error("change log holds {limit} separate pieces, the most that its index may: rotate it")]
+    IndexFull {
+        /// The limit.
+        limit: usize,
+    },
+    /// An earlier write or force of this log failed, so that nothing more can be proved of it.
+    #[error("change log failed earlier and takes no more: begin a new one")]
+    Poisoned,
+    /// The change lies outside the disk.
+    #[error("extent {extent} ends past the disk's {} bytes", size.get())]
+    OutOfRange {
+        /// The change.
+        extent: Extent,
+        /// The disk's size.
+        size: Length,
+    },
+    /// The log is another disk's, or the disk's size is another.
+    #[error("change log is of disk {found} with {} bytes, not of one with {} bytes", found_size.get(), size.get())]
+    WrongDisk {
+        /// The log's disk.
+        found: DiskId,
+        /// The size of the log's disk.
+        found_size: Length,
+        /// The size of the disk at hand.
+        size: Length,
+    },
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] afterimage_block::Error),
+}
+
+impl Error {
+    /// Whether trying again, a rotation or more space can help. Damage stays damage.
+    pub fn is_recoverable(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::OverQuota { .. } | Self::IndexFull { .. } | Self::Poisoned => {
+                true
+            }
+            Self::Disk(error) => error.is_recoverable(),
+            _ => false,
+        }
+    }
+
+    pub(crate) const fn damaged(at: u64, reason: &'static str) -> Self {
+        Self::Damaged { at, reason }
+    }
+}

@@ -1,0 +1,273 @@
+//! The records of a log, one after the other.
+
+use std::io::{self, Read};
+
+use afterimage_block::{Change, Length, Timestamp};
+use bytes::Bytes;
+
+use crate::fields::all_zero;
+use crate::{Error, LogHeader, RecordHeader, Result};
+
+/// A record that verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it starts in the file.
+    pub at: u64,
+    /// Its header.
+    pub header: RecordHeader,
+    /// Its payload: the new bytes of a write, the label of a bookmark.
+    pub payload: Bytes,
+}
+
+impl Record {
+    /// The change; `None` for a bookmark.
+    pub fn change(&self) -> Option<Change<'_>> {
+        self.header.change(&self.payload)
+    }
+
+    /// When it was logged.
+    pub fn time(&self) -> Timestamp {
+        self.header.time
+    }
+
+    /// Its length in the file.
+    pub fn length(&self) -> u64 {
+        (RecordHeader::LEN + self.payload.len()) as u64
+    }
+}
+
+/// How the records of a log end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// At the footer of a sealed log, or at the end of the file, or in zeros that were reserved.
+    Whole,
+    /// In something that does not verify: a write that a crash cut short, or damage.
+    Torn {
+        /// Where.
+        at: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+}
+
+/// The records of a log from any reader, in order, each verified. Memory is bounded by the longest
+/// record.
+///
+/// It stops at the first thing that is no whole record of this log; [`tail`](Self::tail) tells what
+/// that was.
+#[derive(Debug)]
+pub struct StreamReader<R> {
+    from: R,
+    header: LogHeader,
+    salt: u32,
+    at: u64,
+    next: u64,
+    tail: Option<Tail>,
+}
+
+impl<R: Read> StreamReader<R> {
+    /// Reads the header of the log that `from` yields.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NewerVersion`]; [`Error::Io`] if `from` fails, its path empty.
+    pub fn new(mut from: R) -> Result<Self> {
+        let mut bytes = [0; LogHeader::LEN];
+        let read = fill(&mut from, &mut bytes, 0)?;
+        let (header, salt) = LogHeader::parse(bytes.get(..read).unwrap_or_default())?;
+        Ok(Self {
+            from,
+            header,
+            salt,
+            at: LogHeader::LEN as u64,
+            next: 0,
+            tail: None,
+        })
+    }
+
+    /// The log's header.
+    pub fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// Where the next record would start.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// How the records ended; `None` before they did.
+    pub fn tail(&self) -> Option<Tail> {
+        self.tail
+    }
+
+    /// The next record; `None` at the end of the records.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the reader fails.
+    pub fn next_record(&mut self) -> Result<Option<Record>> {
+        if self.tail.is_some() {
+            return Ok(None);
+        }
+        let mut bytes = [0; RecordHeader::LEN];
+        let read = fill(&mut self.from, &mut bytes, self.at)?;
+        let found = bytes.get(..read).unwrap_or_default();
+        if all_zero(found) || found.starts_with(b"AIFT") {
+            self.tail = Some(Tail::Whole);
+            return Ok(None);
+        }
+        if read < bytes.len() {
+            return Ok(self.torn("the record's header is cut short"));
+        }
+        let header = match RecordHeader::parse(&bytes, self.at, self.header.disk_size) {
+            Ok(header) => header,
+            Err(Error::Damaged { reason, .. }) => return Ok(self.torn(reason)),
+            Err(error) => return Err(error),
+        };
+        // At most PAYLOAD_MAX, which parsing has checked.
+        let mut payload = vec![0; header.payload.to_usize().unwrap_or_default()];
+        let read = fill(&mut self.from, &mut payload, self.at)?;
+        if read < payload.len() {
+            return Ok(self.torn("the record's payload is cut short"));
+        }
+        if !header.verify(&bytes, &payload, self.salt) {
+            return Ok(self.torn("the record's checksum does not match"));
+        }
+        if header.lsn.get() != self.next {
+            return Ok(self.torn("the record is out of sequence"));
+        }
+        let record = Record {
+            at: self.at,
+            header,
+            payload: payload.into(),
+        };
+        self.at += record.length();
+        self.next += 1;
+        Ok(Some(record))
+    }
+
+    fn torn(&mut self, reason: &'static str) -> Option<Record> {
+        self.tail = Some(Tail::Torn {
+            at: self.at,
+            reason,
+        });
+        None
+    }
+}
+
+/// Fills `into` as far as `from` goes.
+fn fill(from: &mut impl Read, into: &mut [u8], at: u64) -> Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match from.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => {
+                return Err(Error::Io {
+                    operation: "read",
+                    path: std::path::PathBuf::new(),
+                    at,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(filled)
+}
+
+/// The records of a log in memory, in order, each verified, their payloads slices of it.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    bytes: Bytes,
+    header: LogHeader,
+    salt: u32,
+    at: usize,
+    next: u64,
+    tail: Option<Tail>,
+}
+
+impl Reader {
+    /// Reads the header of the log in `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NewerVersion`].
+    pub fn new(bytes: Bytes) -> Result<Self> {
+        let (header, salt) = LogHeader::parse(&bytes)?;
+        Ok(Self {
+            bytes,
+            header,
+            salt,
+            at: LogHeader::LEN,
+            next: 0,
+            tail: None,
+        })
+    }
+
+    /// The log's header.
+    pub fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// How the records ended; `None` before they did.
+    pub fn tail(&self) -> Option<Tail> {
+        self.tail
+    }
+
+    /// The length of what verified so far.
+    pub fn whole(&self) -> Length {
+        Length::new(self.at as u64)
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, &'static str> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let ends = rest.get(..RecordHeader::LEN).unwrap_or(rest);
+        if all_zero(ends) || rest.starts_with(b"AIFT") {
+            return Ok(None);
+        }
+        let head = rest
+            .first_chunk()
+            .ok_or("the record's header is cut short")?;
+        let at = self.at as u64;
+        let header = match RecordHeader::parse(head, at, self.header.disk_size) {
+            Ok(header) => header,
+            Err(Error::Damaged { reason, .. }) => return Err(reason),
+            Err(_) => return Err("no record begins here"),
+        };
+        let start = self.at + RecordHeader::LEN;
+        let end = start + header.payload.to_usize().unwrap_or_default();
+        if end > self.bytes.len() {
+            return Err("the record's payload is cut short");
+        }
+        let payload = self.bytes.slice(start..end);
+        if !header.verify(head, &payload, self.salt) {
+            return Err("the record's checksum does not match");
+        }
+        if header.lsn.get() != self.next {
+            return Err("the record is out of sequence");
+        }
+        (self.at, self.next) = (end, self.next + 1);
+        Ok(Some(Record {
+            at,
+            header,
+            payload,
+        }))
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        if self.tail.is_some() {
+            return None;
+        }
+        match self.read() {
+            Ok(Some(record)) => return Some(record),
+            Ok(None) => self.tail = Some(Tail::Whole),
+            Err(reason) => {
+                let at = self.at as u64;
+                self.tail = Some(Tail::Torn { at, reason });
+            }
+        }
+        None
+    }
+}

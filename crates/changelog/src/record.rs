@@ -1,0 +1,151 @@
+//! One change as it stands in a log.
+
+use afterimage_block::{Change, Extent, Length, Lsn, Offset, Timestamp};
+
+use crate::fields::{bytes_at, put, u32_at, u64_at};
+use crate::{Error, Result};
+
+const MAGIC: [u8; 4] = *b"AIRC";
+
+/// The most payload of one record; longer writes are several.
+pub const PAYLOAD_MAX: Length = Length::mib(1);
+
+/// What a record is. The numbers are those of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Bytes were written.
+    Write = 1,
+    /// The extent reads as zeros.
+    WriteZeroes = 2,
+    /// The extent's storage was given back; it reads as zeros.
+    Discard = 3,
+    /// A label in the history; changes nothing.
+    Bookmark = 4,
+}
+
+impl Kind {
+    pub(crate) fn parse(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Write),
+            2 => Some(Self::WriteZeroes),
+            3 => Some(Self::Discard),
+            4 => Some(Self::Bookmark),
+            _ => None,
+        }
+    }
+}
+
+/// The header of a record. Specified in `FORMAT.md`, section Record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// What the record is.
+    pub kind: Kind,
+    /// Its number in the log, from 0.
+    pub lsn: Lsn,
+    /// When the change was logged.
+    pub time: Timestamp,
+    /// The changed bytes; `None` for a bookmark.
+    pub extent: Option<Extent>,
+    /// The bytes that follow the header.
+    pub payload: Length,
+    checksum: u32,
+}
+
+impl RecordHeader {
+    /// Its length in the file.
+    pub const LEN: usize = 48;
+
+    /// The bytes of the header of a record with `payload`, in the log whose header has the checksum
+    /// `salt`.
+    pub(crate) fn encode(
+        kind: Kind,
+        lsn: Lsn,
+        time: Timestamp,
+        extent: Option<Extent>,
+        payload: &[u8],
+        salt: u32,
+    ) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let (offset, length) = extent.map_or((0, 0), |e| (e.start().get(), e.length().get()));
+        put(&mut bytes, 0, &MAGIC);
+        put(&mut bytes, 4, &[kind as u8]);
+        put(&mut bytes, 8, &lsn.get().to_le_bytes());
+        put(&mut bytes, 16, &offset.to_le_bytes());
+        put(&mut bytes, 24, &length.to_le_bytes());
+        put(&mut bytes, 32, &time.as_nanos().to_le_bytes());
+        let payload_length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        put(&mut bytes, 40, &payload_length.to_le_bytes());
+        let checksum = checksum(salt, &bytes, payload);
+        put(&mut bytes, 44, &checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The header in `bytes`, which stand at `at` in a log of a disk of `size`. Nothing is proved
+    /// before [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn parse(bytes: &[u8; Self::LEN], at: u64, size: Length) -> Result<Self> {
+        let damaged = |reason| Err(Error::damaged(at, reason));
+        if bytes_at::<4>(bytes, 0) != MAGIC || bytes[5..8] != [0; 3] {
+            return damaged("no record begins here");
+        }
+        let Some(kind) = Kind::parse(bytes[4]) else {
+            return damaged("the record is of an unknown kind");
+        };
+        let payload = Length::new(u32_at(bytes, 40).into());
+        if payload > PAYLOAD_MAX {
+            return damaged("the record's payload is too long");
+        }
+        let (offset, length) = (
+            Offset::new(u64_at(bytes, 16)),
+            Length::new(u64_at(bytes, 24)),
+        );
+        let extent = Extent::new(offset, length)
+            .ok()
+            .filter(|e| e.end().get() <= size.get());
+        let fits = match kind {
+            Kind::Write => extent.is_some() && length == payload,
+            Kind::WriteZeroes | Kind::Discard => extent.is_some() && payload.is_zero(),
+            Kind::Bookmark => offset == Offset::ZERO && length.is_zero(),
+        };
+        if !fits {
+            return damaged("the record's extent is impossible");
+        }
+        Ok(Self {
+            kind,
+            lsn: Lsn::new(u64_at(bytes, 8)),
+            time: Timestamp::from_nanos(u64_at(bytes, 32)),
+            extent: extent.filter(|_| kind != Kind::Bookmark),
+            payload,
+            checksum: u32_at(bytes, 44),
+        })
+    }
+
+    /// Whether the record is what was written, in a log whose header has the checksum `salt`.
+    pub fn verify(&self, header: &[u8; Self::LEN], payload: &[u8], salt: u32) -> bool {
+        self.checksum == checksum(salt, header, payload)
+    }
+
+    /// The change, with its payload; `None` for a bookmark.
+    pub fn change<'a>(&self, payload: &'a [u8]) -> Option<Change<'a>> {
+        let extent = self.extent?;
+        match self.kind {
+            Kind::Write => Some(Change::Write {
+                offset: extent.start(),
+                data: payload,
+            }),
+            Kind::WriteZeroes => Some(Change::WriteZeroes(extent)),
+            Kind::Discard => Some(Change::Discard(extent)),
+            Kind::Bookmark => None,
+        }
+    }
+}
+
+fn checksum(salt: u32, header: &[u8; RecordHeader::LEN], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(salt);
+    crc.update(&header[..44]);
+    crc.update(payload);
+    crc.finalize()
+}

@@ -1,0 +1,222 @@
+//! A log that is sealed and proved.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use afterimage_block::{BlockWrite, ContentDigest, Extent, Length, Zeroing};
+use sha2::{Digest, Sha256};
+
+use crate::reader::{StreamReader, Tail};
+use crate::writer::io_error;
+use crate::{Error, Index, LogHeader, Piece, Result, Summary, Trailer};
+
+/// The most bytes that are moved at a time.
+const CHUNK: Length = Length::mib(1);
+
+/// A sealed log file. It exists only where every record, the content's digest and the index were
+/// proved, or where it has just been sealed.
+#[derive(Clone, Debug)]
+pub struct SealedLog {
+    path: PathBuf,
+    header: LogHeader,
+    summary: Summary,
+}
+
+impl SealedLog {
+    pub(crate) fn trusted(path: PathBuf, header: LogHeader, summary: Summary) -> Self {
+        Self {
+            path,
+            header,
+            summary,
+        }
+    }
+
+    /// Opens the sealed log at `path` and proves all of it: every record's checksum, the content's
+    /// digest, and that the index is what the records make of it. Reads the file twice, in bounded
+    /// memory but for the index.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
+        let (summary, index, footer_at) = read_footer(&file, path)?;
+        let body = BufReader::with_capacity(64 << 10, (&file).take(footer_at));
+        let mut reader = StreamReader::new(body)?;
+        let (mut records, mut payload) = (0, Length::ZERO);
+        let mut proved = Index::default();
+        while let Some(record) = reader.next_record()? {
+            records += 1;
+            payload = payload.saturating_add(Length::of(&record.payload));
+            if let Some(extent) = record.header.extent {
+                let stored = crate::index::Stored {
+                    kind: record.header.kind,
+                    record: record.at,
+                    skip: 0,
+                };
+                proved.0.insert(extent, stored);
+            }
+        }
+        match reader.tail() {
+            Some(Tail::Torn { at, reason }) => return Err(Error::damaged(at, reason)),
+            _ if reader.position() != footer_at => {
+                return Err(Error::damaged(
+                    reader.position(),
+                    "records end before the footer",
+                ));
+            }
+            _ => {}
+        }
+        let agrees = proved.iter().eq(index.iter());
+        if !agrees || (records, payload) != (summary.records, summary.payload) {
+            return Err(Error::damaged(
+                footer_at,
+                "the footer does not agree with the records",
+            ));
+        }
+        if digest_of(&file, path, footer_at)? != summary.content {
+            return Err(Error::damaged(
+                footer_at,
+                "the content's digest does not match",
+            ));
+        }
+        Ok(Self::trusted(path.into(), *reader.header(), summary))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is of.
+    pub fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// What it holds.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Its index, read anew.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Damaged`] if the file was changed since it was proved.
+    pub fn index(&self) -> Result<Index> {
+        let file = File::open(&self.path);
+        let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
+        Ok(read_footer(&file, &self.path)?.1)
+    }
+
+    /// Makes its changes on `disk`, each byte once, in the order of the disk. Making them again
+    /// changes nothing. The disk is not flushed.
+    ///
+    /// # Errors
+    /// [`Error::WrongDisk`] before anything is written if the size differs; [`Error::Io`],
+    /// [`Error::Disk`]: some changes are then made, and it is to be applied again.
+    pub fn apply(&self, disk: &(impl BlockWrite + ?Sized)) -> Result<Applied> {
+        if disk.size() != self.header.disk_size {
+            return Err(Error::WrongDisk {
+                found: self.header.disk,
+                found_size: self.header.disk_size,
+                size: disk.size(),
+            });
+        }
+        let file = File::open(&self.path);
+        let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
+        let index = read_footer(&file, &self.path)?.1;
+        let mut applied = Applied::default();
+        let mut buffer = Vec::new();
+        for piece in index.iter() {
+            self.apply_piece(&file, piece, disk, &mut buffer, &mut applied)?;
+        }
+        Ok(applied)
+    }
+
+    fn apply_piece(
+        &self,
+        file: &File,
+        piece: Piece,
+        disk: &(impl BlockWrite + ?Sized),
+        buffer: &mut Vec<u8>,
+        applied: &mut Applied,
+    ) -> Result<()> {
+        let Some(mut at) = piece.data_at else {
+            if piece.discarded {
+                disk.discard(piece.extent)?;
+            } else {
+                disk.write_zeroes(piece.extent, Zeroing::Deallocate)?;
+            }
+            applied.zeroed = applied.zeroed.saturating_add(piece.extent.length());
+            return Ok(());
+        };
+        for part in piece.extent.pieces(CHUNK) {
+            buffer.resize(part.length().to_usize().unwrap_or_default(), 0);
+            let read = file.read_exact_at(buffer, at);
+            read.map_err(|source| io_error("read", &self.path, at, source))?;
+            disk.write_at(part.start(), buffer)?;
+            at += part.length().get();
+        }
+        applied.written = applied.written.saturating_add(piece.extent.length());
+        Ok(())
+    }
+
+    /// The extents that it changes.
+    ///
+    /// # Errors
+    /// As [`index`](Self::index).
+    pub fn extents(&self) -> Result<Vec<Extent>> {
+        Ok(self.index()?.iter().map(|piece| piece.extent).collect())
+    }
+}
+
+/// What [`SealedLog::apply`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Bytes written.
+    pub written: Length,
+    /// Bytes zeroed or discarded.
+    pub zeroed: Length,
+}
+
+/// Summary, index and the footer's position of a sealed log. Allocates no more than the file's
+/// footer is long.
+fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u64)> {
+    let io = |at| move |source| io_error("read", path, at, source);
+    let length = file.metadata().map_err(io(0))?.len();
+    let mut head = [0; LogHeader::LEN];
+    if length < (LogHeader::LEN + Trailer::LEN) as u64 {
+        return Err(Error::NotSealed);
+    }
+    file.read_exact_at(&mut head, 0).map_err(io(0))?;
+    let (header, _) = LogHeader::parse(&head)?;
+    let mut tail = [0; Trailer::LEN];
+    let tail_at = length - Trailer::LEN as u64;
+    file.read_exact_at(&mut tail, tail_at)
+        .map_err(io(tail_at))?;
+    let trailer = Trailer::parse(&tail, Length::new(length))?;
+    let mut footer = vec![0; trailer.footer_length.to_usize().unwrap_or_default()];
+    file.read_exact_at(&mut footer, trailer.footer_at)
+        .map_err(io(trailer.footer_at))?;
+    let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
+    Ok((summary, index, trailer.footer_at))
+}
+
+/// The SHA-256 of the first `length` bytes of a file.
+pub(crate) fn digest_of(file: &File, path: &Path, length: u64) -> Result<ContentDigest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < length {
+        let want = usize::try_from(length - at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let part = buffer.get_mut(..want).unwrap_or_default();
+        let read = file.read_exact_at(part, at);
+        read.map_err(|source| io_error("read", path, at, source))?;
+        hasher.update(part);
+        at += want as u64;
+    }
+    Ok(ContentDigest::new(hasher.finalize().into()))
+}

@@ -1,0 +1,227 @@
+//! A log file that is being written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use afterimage_block::{Change, ContentDigest, Length, Lsn, Timestamp};
+
+use crate::encoder::{Encoded, Encoder};
+use crate::sealed::digest_of;
+use crate::{Error, LogHeader, RecordHeader, Result, SealedLog};
+
+/// Limits of a log.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct WriterOptions {
+    /// The longest the file may grow before it is sealed. Default none.
+    pub quota: Option<Length>,
+    /// The most pieces that the index in memory may have: 64 bytes each, roughly. Default 1 048 576.
+    pub pieces_max: usize,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self {
+            quota: None,
+            pieces_max: 1 << 20,
+        }
+    }
+}
+
+impl WriterOptions {
+    /// With a quota.
+    pub fn with_quota(mut self, quota: Length) -> Self {
+        self.quota = Some(quota);
+        self
+    }
+}
+
+/// A log file that is being written, by appending.
+///
+/// A change is one vectored write of a record's header and the borrowed payload; no payload is
+/// copied. Nothing is durable before [`sync`](Self::sync) or [`seal`](Self::seal). After a write or
+/// force that failed, the log takes no more: what it holds can still be recovered.
+#[derive(Debug)]
+pub struct FileWriter {
+    file: File,
+    path: PathBuf,
+    encoder: Encoder,
+    options: WriterOptions,
+    poisoned: bool,
+}
+
+impl FileWriter {
+    /// Begins a log at `path`, replacing a file that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(path: &Path, header: LogHeader, options: WriterOptions) -> Result<Self> {
+        let (encoder, bytes) = Encoder::new(header);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(&bytes).map(|()| file))
+            .map_err(|source| io_error("create", path, 0, source))?;
+        Ok(Self {
+            file,
+            path: path.into(),
+            encoder,
+            options,
+            poisoned: false,
+        })
+    }
+
+    /// Appends a change that was made at `time`; returns the number of its first record.
+    ///
+    /// # Errors
+    /// [`Error::OverQuota`], [`Error::IndexFull`] and [`Error::OutOfRange`] leave the log as it was;
+    /// [`Error::Io`] poisons it; [`Error::Poisoned`].
+    pub fn append(&mut self, change: Change<'_>, time: Timestamp) -> Result<Lsn> {
+        let payload = match change {
+            Change::Write { data, .. } => data.len() as u64,
+            Change::WriteZeroes(_) | Change::Discard(_) => 0,
+        };
+        self.check_room(payload)?;
+        let first = Lsn::new(self.encoder.records());
+        let start = self.encoder.position();
+        let Self { file, encoder, .. } = self;
+        let mut records = encoder.change(change, time)?;
+        let written = records.try_for_each(|record| write_record(file, &record));
+        drop(records);
+        self.written(start, written)?;
+        Ok(first)
+    }
+
+    /// Appends a label.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn bookmark(&mut self, label: &str, time: Timestamp) -> Result<Lsn> {
+        self.check_room(label.len() as u64)?;
+        let start = self.encoder.position();
+        let record = self.encoder.bookmark(label, time);
+        let written = write_record(&mut self.file, &record);
+        self.written(start, written)?;
+        Ok(record.lsn)
+    }
+
+    fn check_room(&self, payload: u64) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let needs = self
+            .encoder
+            .position()
+            .saturating_add(payload + RecordHeader::LEN as u64);
+        if let Some(quota) = self.options.quota.filter(|quota| needs > quota.get()) {
+            return Err(Error::OverQuota { quota });
+        }
+        let limit = self.options.pieces_max;
+        if self.encoder.pieces() >= limit {
+            return Err(Error::IndexFull { limit });
+        }
+        Ok(())
+    }
+
+    /// Poisons the log if `written` failed, and cuts the torn record off where that is possible.
+    fn written(&mut self, start: u64, written: io::Result<()>) -> Result<()> {
+        written.map_err(|source| {
+            self.poisoned = true;
+            // Best effort: a reader finds the tear by itself.
+            let _ = self.file.set_len(start);
+            io_error("write", &self.path, start, source)
+        })
+    }
+
+    /// Makes everything appended so far durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`] poisons the log: what was appended since the last force may be lost, and a later
+    /// success would not bring it back. [`Error::Poisoned`].
+    pub fn sync(&mut self) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        self.file.sync_data().map_err(|source| {
+            self.poisoned = true;
+            io_error("sync", &self.path, self.encoder.position(), source)
+        })
+    }
+
+    /// The length of the file so far.
+    pub fn length(&self) -> Length {
+        Length::new(self.encoder.position())
+    }
+
+    /// The number of records so far.
+    pub fn records(&self) -> u64 {
+        self.encoder.records()
+    }
+
+    /// The share of its limits that the log has used, 0 to 100 percent: of its index' pieces.
+    pub fn index_used_percent(&self) -> usize {
+        self.encoder.pieces().saturating_mul(100) / self.options.pieces_max.max(1)
+    }
+
+    /// Ends the log: appends its index and digests, and makes file and folder entry durable.
+    ///
+    /// `predecessor` is the content digest of the disk's log before this one,
+    /// [`ContentDigest::NONE`] if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Poisoned`]. The file is left as it is: open, or torn.
+    pub fn seal(mut self, predecessor: ContentDigest) -> Result<SealedLog> {
+        if self.poisoned {
+            return Err(Error::Poisoned);
+        }
+        let (header, end) = (*self.encoder.header(), self.encoder.position());
+        let content = digest_of(&self.file, &self.path, end)?;
+        let (bytes, summary) = self.encoder.seal(content, predecessor);
+        let io = |operation| {
+            let path = &self.path;
+            move |source| io_error(operation, path, end, source)
+        };
+        self.file.seek(SeekFrom::Start(end)).map_err(io("write"))?;
+        self.file.write_all(&bytes).map_err(io("write"))?;
+        self.file.sync_all().map_err(io("sync"))?;
+        sync_folder(&self.path).map_err(io("sync the folder of"))?;
+        Ok(SealedLog::trusted(self.path, header, summary))
+    }
+}
+
+fn write_record(file: &mut File, record: &Encoded<'_>) -> io::Result<()> {
+    let mut slices = [IoSlice::new(&record.header), IoSlice::new(record.payload)];
+    let mut left = &mut slices[..];
+    if record.payload.is_empty() {
+        left = left.split_at_mut(1).0;
+    }
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut left, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+pub(crate) fn io_error(operation: &'static str, path: &Path, at: u64, source: io::Error) -> Error {
+    Error::Io {
+        operation,
+        path: path.into(),
+        at,
+        source,
+    }
+}

@@ -1,0 +1,360 @@
+//! The laws of the native format, for any changes, any cut and any flipped bit.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use afterimage_block::{
+    BlockWrite, Change, ContentDigest, DiskId, Epoch, Extent, Length, Lsn, MemoryDisk, Offset,
+    Sequence, Timestamp,
+};
+use afterimage_changelog::{
+    Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Reader, RecordHeader, SealedLog, Tail,
+    WriterOptions, recover,
+};
+use proptest::prelude::*;
+
+const SIZE: u64 = 64 << 10;
+
+fn header() -> LogHeader {
+    LogHeader {
+        disk: DiskId::from_bytes(*b"disk of the test"),
+        disk_size: Length::new(SIZE),
+        epoch: Epoch::new(3),
+        first: Sequence::new(7),
+        last: Sequence::new(7),
+        created: Timestamp::from_nanos(1_764_000_000_123_456_789),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Zero(Extent),
+    Discard(Extent),
+    Bookmark(String),
+}
+
+impl Step {
+    fn change(&self) -> Option<Change<'_>> {
+        match self {
+            Self::Write(offset, data) => Some(Change::Write {
+                offset: Offset::new(*offset),
+                data,
+            }),
+            Self::Zero(extent) => Some(Change::WriteZeroes(*extent)),
+            Self::Discard(extent) => Some(Change::Discard(*extent)),
+            Self::Bookmark(_) => None,
+        }
+    }
+}
+
+fn extents() -> impl Strategy<Value = Extent> {
+    (0..SIZE, 1..8192_u64).prop_map(|(start, length)| {
+        Extent::new(Offset::new(start), Length::new(length.min(SIZE - start))).unwrap()
+    })
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let write = (extents(), any::<u8>()).prop_map(|(extent, value)| {
+        let length = extent.length().to_usize().unwrap();
+        Step::Write(extent.start().get(), vec![value; length])
+    });
+    let step = prop_oneof![
+        4 => write,
+        1 => extents().prop_map(Step::Zero),
+        1 => extents().prop_map(Step::Discard),
+        1 => "[a-zé]{0,12}".prop_map(Step::Bookmark),
+    ];
+    prop::collection::vec(step, 0..12)
+}
+
+fn write(path: &Path, steps: &[Step]) -> FileWriter {
+    let mut log = FileWriter::create(path, header(), WriterOptions::default()).unwrap();
+    for (number, step) in steps.iter().enumerate() {
+        let time = Timestamp::from_nanos(number as u64);
+        let lsn = match (step.change(), step) {
+            (Some(change), _) => log.append(change, time),
+            (None, Step::Bookmark(label)) => log.bookmark(label, time),
+            _ => continue,
+        };
+        assert_eq!(lsn.unwrap(), Lsn::new(number as u64));
+    }
+    log
+}
+
+fn model(steps: &[Step]) -> Vec<u8> {
+    let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
+    for change in steps.iter().filter_map(Step::change) {
+        change.apply_to(&disk).unwrap();
+    }
+    disk.contents()
+}
+
+fn sealed(steps: &[Step]) -> (tempfile::TempDir, SealedLog) {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(&folder.path().join("log"), steps);
+    let sealed = log.seal(ContentDigest::new([5; 32])).unwrap();
+    (folder, sealed)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn decoding_is_the_inverse_of_encoding(steps in steps()) {
+        let (_folder, log) = sealed(&steps);
+        let bytes = std::fs::read(log.path()).unwrap();
+        let mut reader = Reader::new(bytes.into()).unwrap();
+        prop_assert_eq!(reader.header(), &header());
+        for (number, step) in steps.iter().enumerate() {
+            let record = reader.next().unwrap();
+            prop_assert_eq!(record.time(), Timestamp::from_nanos(number as u64));
+            prop_assert_eq!(record.change(), step.change());
+            if let Step::Bookmark(label) = step {
+                prop_assert_eq!(record.header.kind, Kind::Bookmark);
+                prop_assert_eq!(&record.payload[..], label.as_bytes());
+            }
+        }
+        prop_assert_eq!(reader.next(), None);
+        prop_assert_eq!(reader.tail(), Some(Tail::Whole));
+    }
+
+    #[test]
+    fn applying_by_the_index_is_making_the_changes_in_order(steps in steps()) {
+        let (_folder, log) = sealed(&steps);
+        let proved = SealedLog::open(log.path()).unwrap();
+        prop_assert_eq!(proved.summary(), log.summary());
+        prop_assert_eq!(proved.summary().records, steps.len() as u64);
+        prop_assert_eq!(proved.summary().predecessor, ContentDigest::new([5; 32]));
+        let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
+        for _ in 0..2 {
+            proved.apply(&disk).unwrap();
+            prop_assert!(disk.contents() == model(&steps), "applying twice is applying once");
+        }
+    }
+
+    #[test]
+    fn a_cut_leaves_exactly_the_whole_records_before_it(steps in steps(), cut in 0.0..1.0_f64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = write(&path, &steps);
+        let length = log.length().get();
+        drop(log);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss,
+            clippy::cast_precision_loss, reason = "any cut will do")]
+        let cut = LogHeader::LEN as u64 + ((length - 128) as f64 * cut) as u64;
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
+        let mut position = LogHeader::LEN as u64;
+        let mut expected = 0;
+        for step in &steps {
+            let payload = match step {
+                Step::Write(_, data) => data.len(),
+                Step::Bookmark(label) => label.len(),
+                _ => 0,
+            };
+            position += (RecordHeader::LEN + payload) as u64;
+            expected += u64::from(position <= cut);
+        }
+        let mut changes = Vec::new();
+        let recovered = recover(&path, |record| {
+            changes.push(record.clone());
+            Ok(())
+        }).unwrap();
+        prop_assert_eq!(recovered.records, expected);
+        for (record, step) in changes.iter().zip(&steps) {
+            prop_assert_eq!(record.change(), step.change());
+        }
+        prop_assert!(matches!(SealedLog::open(&path), Err(Error::NotSealed)));
+    }
+
+    #[test]
+    fn any_flipped_bit_of_a_sealed_log_is_found(steps in steps(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        let (_folder, log) = sealed(&steps);
+        let mut bytes = std::fs::read(log.path()).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        std::fs::write(log.path(), &bytes).unwrap();
+        let result = SealedLog::open(log.path());
+        prop_assert!(result.is_err(), "byte {} of {}", at, bytes.len());
+    }
+
+    #[test]
+    fn rubbish_neither_panics_nor_passes(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), keep in 0..400_usize) {
+        // Half of the time behind a true beginning, so that the deeper parsers are reached.
+        let (folder, log) = sealed(&[Step::Write(5, vec![1; 100]), Step::Bookmark("x".into())]);
+        let truth = std::fs::read(log.path()).unwrap();
+        let keep = keep.min(truth.len()).min(bytes.len());
+        bytes[..keep].copy_from_slice(&truth[..keep]);
+        let path = folder.path().join("rubbish");
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert!(SealedLog::open(&path).is_err());
+        let _ = recover(&path, |_| Ok(()));
+        if let Ok(reader) = Reader::new(bytes.into()) {
+            prop_assert!(reader.count() <= 2);
+        }
+    }
+}
+
+#[test]
+fn long_writes_are_several_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = Length::mib(4);
+    let header = LogHeader {
+        disk_size: size,
+        ..header()
+    };
+    let path = folder.path().join("log");
+    let mut log = FileWriter::create(&path, header, WriterOptions::default()).unwrap();
+    let data: Vec<u8> = (0..(5 << 19) + 3)
+        .map(|i: u32| i.to_le_bytes()[1])
+        .collect();
+    let change = Change::Write {
+        offset: Offset::new(1),
+        data: &data,
+    };
+    log.append(change, Timestamp::default()).unwrap();
+    assert_eq!(log.records(), 3);
+    let sealed = log.seal(ContentDigest::NONE).unwrap();
+    let disk = MemoryDisk::new(size);
+    SealedLog::open(sealed.path())
+        .unwrap()
+        .apply(&disk)
+        .unwrap();
+    assert!(disk.contents()[1..=data.len()] == data);
+    assert_eq!(PAYLOAD_MAX, Length::mib(1));
+}
+
+#[test]
+fn limits_are_typed_and_leave_the_log_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let options = WriterOptions::default().with_quota(Length::new(350));
+    let mut log = FileWriter::create(&path, header(), options).unwrap();
+    let write = |log: &mut FileWriter, offset, length| {
+        let data = vec![1; length];
+        let offset = Offset::new(offset);
+        log.append(
+            Change::Write {
+                offset,
+                data: &data,
+            },
+            Timestamp::default(),
+        )
+    };
+    write(&mut log, 0, 100).unwrap();
+    assert!(matches!(
+        write(&mut log, 0, 100),
+        Err(Error::OverQuota { .. })
+    ));
+    assert!(matches!(
+        write(&mut log, SIZE - 1, 2),
+        Err(Error::OutOfRange { .. })
+    ));
+    write(&mut log, 5, 2).unwrap();
+    let sealed = log.seal(ContentDigest::NONE).unwrap();
+    assert_eq!(SealedLog::open(sealed.path()).unwrap().summary().records, 2);
+}
+
+#[test]
+fn an_index_that_is_full_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = WriterOptions::default();
+    options.pieces_max = 2;
+    let path = folder.path().join("log");
+    let mut log = FileWriter::create(&path, header(), options).unwrap();
+    let mut write = |offset| {
+        let offset = Offset::new(offset);
+        log.append(Change::Write { offset, data: b"x" }, Timestamp::default())
+    };
+    write(0).unwrap();
+    write(100).unwrap();
+    assert!(matches!(write(200), Err(Error::IndexFull { limit: 2 })));
+    assert_eq!(log.index_used_percent(), 100);
+}
+
+#[test]
+fn a_log_of_another_size_of_disk_changes_nothing() {
+    let (_folder, log) = sealed(&[Step::Write(0, vec![1; 512])]);
+    let disk = MemoryDisk::new(Length::new(SIZE + 512));
+    assert!(matches!(log.apply(&disk), Err(Error::WrongDisk { .. })));
+    assert!(disk.contents().iter().all(|byte| *byte == 0));
+    disk.flush().unwrap();
+}
+
+#[test]
+fn newer_versions_are_refused_as_such() {
+    let mut bytes = header().encode();
+    bytes[8] = 2;
+    let checksum = crc32fast_of(&bytes[..124]);
+    bytes[124..].copy_from_slice(&checksum.to_le_bytes());
+    assert!(matches!(
+        LogHeader::parse(&bytes),
+        Err(Error::NewerVersion { found: 2 })
+    ));
+    bytes[8] = 1;
+    bytes[12] = 1;
+    let checksum = crc32fast_of(&bytes[..124]);
+    bytes[124..].copy_from_slice(&checksum.to_le_bytes());
+    assert!(matches!(
+        LogHeader::parse(&bytes),
+        Err(Error::Damaged { .. })
+    ));
+}
+
+/// CRC-32 bit by bit, after the specification rather than after the library.
+fn crc32fast_of(bytes: &[u8]) -> u32 {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 {
+                crc >> 1 ^ 0xEDB8_8320
+            } else {
+                crc >> 1
+            };
+        }
+    }
+    !crc
+}
+
+#[test]
+fn a_record_of_another_log_does_not_pass() {
+    let (_a, one) = sealed(&[Step::Write(0, vec![1; 64])]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other");
+    let other = LogHeader {
+        epoch: Epoch::new(4),
+        ..header()
+    };
+    drop(FileWriter::create(&path, other, WriterOptions::default()).unwrap());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let record = &std::fs::read(one.path()).unwrap()[128..128 + 48 + 64];
+    bytes.extend_from_slice(record);
+    let mut reader = Reader::new(bytes.into()).unwrap();
+    assert_eq!(reader.next(), None);
+    assert!(matches!(reader.tail(), Some(Tail::Torn { at: 128, .. })));
+}
+
+/// The golden file is what version 1 has always written, and what every release reads.
+#[test]
+fn the_golden_log_is_written_and_read_byte_for_byte() {
+    let steps = [
+        Step::Write(4096, b"after-image".to_vec()),
+        Step::Zero(Extent::new(Offset::new(4100), Length::new(4)).unwrap()),
+        Step::Discard(Extent::new(Offset::new(8192), Length::new(512)).unwrap()),
+        Step::Bookmark("backup".into()),
+    ];
+    let (_folder, log) = sealed(&steps);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/version-1.ailog");
+    if std::env::var_os("AFTERIMAGE_WRITE_GOLDEN").is_some() {
+        std::fs::copy(log.path(), &golden).unwrap();
+    }
+    assert_eq!(
+        std::fs::read(log.path()).unwrap(),
+        std::fs::read(&golden).unwrap()
+    );
+    let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
+    SealedLog::open(&golden).unwrap().apply(&disk).unwrap();
+    assert!(disk.contents() == model(&steps));
+}
