@@ -57,6 +57,9 @@ pub struct Comparer<D: Digest = Sha256> {
     session: Session,
     threads: NonZeroUsize,
     buffers: Vec<Vec<u8>>,
+    /// A run of data that the source told of. Filesystems may take long to find the next hole, so
+    /// that to ask for each page would cost more than the page.
+    known_data: Option<Extent>,
     digest: PhantomData<fn() -> D>,
 }
 
@@ -67,6 +70,7 @@ impl<D: Digest> Comparer<D> {
             session,
             threads: NonZeroUsize::MIN,
             buffers: Vec::new(),
+            known_data: None,
             digest: PhantomData,
         }
     }
@@ -120,18 +124,22 @@ impl<D: Digest> Comparer<D> {
         let windows = limit.length().get() / window(grid, limit).length().get();
         let windows = usize::try_from(windows).unwrap_or(usize::MAX);
         let threads = NonZeroUsize::new(windows.min(self.threads.get()));
+        let spans = Spans::new(source, Side::Source, grid).knowing(self.known_data);
         let mut flow = Feeding {
             planned: limit.start(),
             limit,
-            spans: Some(Spans::new(source, Side::Source, grid)),
+            spans: Some(spans),
             session: &mut self.session,
             buffers: &mut self.buffers,
             sink,
             failed: None,
         };
-        line::run(&mut flow, threads.unwrap_or(NonZeroUsize::MIN), |job| {
-            job.map(|piece| piece.compare(source, grid, page))
-        });
+        line::run(
+            &mut flow,
+            threads.unwrap_or(NonZeroUsize::MIN),
+            |(): &mut (), job| job.map(|piece| piece.compare(source, grid, page)),
+        );
+        self.known_data = flow.spans.and_then(|spans| spans.known_data());
         flow.failed.map_or(Ok(()), Err)
     }
 

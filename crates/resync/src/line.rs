@@ -28,15 +28,17 @@ pub(crate) trait Flow: Send {
 /// How many jobs a thread may be planned ahead of the oldest that is not finished.
 const AHEAD_PER_THREAD: u64 = 4;
 
-/// Runs `flow` to its end or until it breaks, on this thread and `threads - 1` more.
-pub(crate) fn run<F: Flow>(
+/// Runs `flow` to its end or until it breaks, on this thread and `threads - 1` more. Each has a
+/// scratch `S` of its own, which stays in its core's cache.
+pub(crate) fn run<F: Flow, S: Default>(
     flow: &mut F,
     threads: NonZeroUsize,
-    work: impl Fn(F::Job) -> F::Done + Sync,
+    work: impl Fn(&mut S, F::Job) -> F::Done + Sync,
 ) {
     if threads.get() == 1 {
+        let mut scratch = S::default();
         while let Some(job) = flow.plan() {
-            if flow.finish(work(job)).is_break() {
+            if flow.finish(work(&mut scratch, job)).is_break() {
                 break;
             }
         }
@@ -78,10 +80,11 @@ struct State<'f, F: Flow> {
 }
 
 impl<'f, F: Flow> Line<'f, F> {
-    fn serve(&self, work: &(impl Fn(F::Job) -> F::Done + Sync)) {
+    fn serve<S: Default>(&self, work: &(impl Fn(&mut S, F::Job) -> F::Done + Sync)) {
         let _stop = StopOnPanic(self);
+        let mut scratch = S::default();
         while let Some((number, job)) = self.take() {
-            let done = work(job);
+            let done = work(&mut scratch, job);
             self.put(number, done);
         }
     }

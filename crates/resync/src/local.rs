@@ -14,9 +14,9 @@ use crate::{Error, Grid, Progress, Result, Session, Side, is_zero};
 /// as fast.
 ///
 /// What is a hole on both disks is not read. Where the source has a hole or zeros and the target
-/// does not read as zeros, the target is given a hole if it can have one. Each thread reads 256 KiB
-/// of both disks at a time (or one block, if larger); no more than four such pairs a thread are in
-/// memory, and after a stop no more are compared again.
+/// does not read as zeros, the target is given a hole if it can have one. Each thread holds 256 KiB
+/// of both disks at a time, or one block if that is larger; after a stop no more than four times
+/// that a thread is compared again.
 #[derive(Clone, Copy)]
 pub struct LocalResync<'d> {
     source: &'d dyn BlockRead,
@@ -88,13 +88,16 @@ impl<'d> LocalResync<'d> {
                 Spans::new(self.target, Side::Target, grid),
             )),
             session,
-            buffers: Vec::new(),
             observe,
             failed: None,
         };
-        line::run(&mut flow, self.threads, |job: Result<Piece>| {
-            job.map(|piece| piece.settle(self, grid))
-        });
+        line::run(
+            &mut flow,
+            self.threads,
+            |buffers: &mut Buffers, job: Result<Piece>| {
+                job.map(|piece| piece.settle(self, grid, buffers))
+            },
+        );
         let ended = flow.failed.map_or(Ok(()), Err);
         if let Some(Err(source)) = self.writer.map(BlockWrite::flush) {
             session.rewind(begun);
@@ -109,7 +112,6 @@ struct Piece {
     extent: Extent,
     source: RunKind,
     target: RunKind,
-    buffers: Buffers,
 }
 
 /// The bytes of both disks.
@@ -123,13 +125,12 @@ struct Buffers {
 struct Settled {
     verdicts: Verdicts,
     read: Length,
-    buffers: Buffers,
     error: Option<Error>,
 }
 
 impl Piece {
     /// Compares the disks and makes the target equal.
-    fn settle(mut self, disks: &LocalResync<'_>, grid: Grid) -> Settled {
+    fn settle(self, disks: &LocalResync<'_>, grid: Grid, buffers: &mut Buffers) -> Settled {
         let mut read = Length::ZERO;
         let mut load = |disk, side, kind, extent: Option<Extent>, buffer| {
             let Some(extent) = extent.filter(|_| kind == RunKind::Data) else {
@@ -139,42 +140,42 @@ impl Piece {
             read = read.saturating_add(Length::of(bytes));
             (Extent::new(extent.start(), Length::of(bytes)).ok(), error)
         };
-        let Buffers { source, target } = &mut self.buffers;
+        let Buffers { source, target } = &mut *buffers;
         let whole = Some(self.extent);
         let (good, source_error) = load(disks.source, Side::Source, self.source, whole, source);
         // Only what could be read of the source is read of the target, so its error comes first.
         let (good, target_error) = load(disks.target, Side::Target, self.target, good, target);
-        let mut verdicts = good.map_or_else(Verdicts::default, |good| self.judge(good, grid));
+        let mut verdicts =
+            good.map_or_else(Verdicts::default, |good| self.judge(good, grid, buffers));
         let write_error = disks
             .writer
-            .and_then(|target| self.write(target, &mut verdicts));
+            .and_then(|target| self.write(target, buffers, &mut verdicts));
         Settled {
             verdicts,
             read,
-            buffers: self.buffers,
             error: write_error.or(target_error).or(source_error),
         }
     }
 
-    fn judge(&self, good: Extent, grid: Grid) -> Verdicts {
+    fn judge(&self, good: Extent, grid: Grid, buffers: &Buffers) -> Verdicts {
         let mut verdicts = Verdicts::default();
-        if self.verdict(good) == Verdict::Equal {
+        if self.verdict(good, buffers) == Verdict::Equal {
             verdicts.push(good, Verdict::Equal);
         } else {
             for block in good.pieces(grid.block_size().length()) {
-                verdicts.push(block, self.verdict(block));
+                verdicts.push(block, self.verdict(block, buffers));
             }
         }
         verdicts
     }
 
-    fn verdict(&self, extent: Extent) -> Verdict {
-        let bytes = |kind, buffer| {
+    fn verdict<'b>(&self, extent: Extent, buffers: &'b Buffers) -> Verdict {
+        let bytes = |kind, buffer: &'b Vec<u8>| {
             let stored = kind == RunKind::Data;
             stored.then(|| bytes_of(buffer, self.extent, extent))
         };
-        let source = bytes(self.source, &self.buffers.source);
-        let target = bytes(self.target, &self.buffers.target);
+        let source = bytes(self.source, &buffers.source);
+        let target = bytes(self.target, &buffers.target);
         match (source, target) {
             (None, None) => Verdict::Equal,
             (None, Some(target)) if is_zero(target) => Verdict::Equal,
@@ -186,12 +187,17 @@ impl Piece {
     }
 
     /// Writes what differs; keeps the verdicts up to the write that failed.
-    fn write(&self, target: &dyn BlockWrite, verdicts: &mut Verdicts) -> Option<Error> {
+    fn write(
+        &self,
+        target: &dyn BlockWrite,
+        buffers: &Buffers,
+        verdicts: &mut Verdicts,
+    ) -> Option<Error> {
         let failed = verdicts
             .iter()
             .enumerate()
             .find_map(|(at, (extent, verdict))| {
-                let change = verdict.change(extent, &self.buffers.source, self.extent)?;
+                let change = verdict.change(extent, &buffers.source, self.extent)?;
                 let source = change.apply_to(target).err()?;
                 Some((at, Error::Write { extent, source }))
             });
@@ -208,7 +214,6 @@ struct Pairing<'a, O> {
     planned: Offset,
     /// The source's and the target's; gone after one failed.
     spans: Option<(Spans<'a>, Spans<'a>)>,
-    buffers: Vec<Buffers>,
     observe: O,
     failed: Option<Error>,
 }
@@ -221,12 +226,10 @@ impl<O> Pairing<'_, O> {
             let target = target_spans.next(source.extent)?;
             Ok((source.kind, target))
         });
-        let buffers = &mut self.buffers;
         Some(runs.map(|(source, Run { extent, kind })| Piece {
             extent,
             source,
             target: kind,
-            buffers: buffers.pop().unwrap_or_default(),
         }))
     }
 }
@@ -253,7 +256,6 @@ impl<O: FnMut(Progress) -> ControlFlow<()> + Send> Flow for Pairing<'_, O> {
                 for (extent, verdict) in settled.verdicts.iter() {
                     self.session.advance(extent, verdict);
                 }
-                self.buffers.push(settled.buffers);
                 settled.error
             }
         };

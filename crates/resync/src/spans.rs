@@ -27,6 +27,22 @@ impl<'d> Spans<'d> {
         }
     }
 
+    /// With what the disk said before of a run of data. To read one that has become a hole since is
+    /// no mistake; of a hole the disk must be asked again, since it may have been written.
+    pub(crate) const fn knowing(mut self, data: Option<Extent>) -> Self {
+        if let Some(extent) = data {
+            let kind = RunKind::Data;
+            self.known = Some(Run { extent, kind });
+        }
+        self
+    }
+
+    /// The run of data that the disk told last, if it did.
+    pub(crate) fn known_data(&self) -> Option<Extent> {
+        let known = self.known.filter(|run| run.kind == RunKind::Data);
+        known.map(|run| run.extent)
+    }
+
     /// The longest run of blocks of one kind at the start of `within` (whole blocks), data held to
     /// one window.
     pub(crate) fn next(&mut self, within: Extent) -> Result<Run> {

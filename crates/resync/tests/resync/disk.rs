@@ -23,6 +23,7 @@ struct State {
     faults: Vec<(Fault, Extent)>,
     reads: Vec<Extent>,
     writes: Vec<Extent>,
+    maps: usize,
     flushed: bool,
 }
 
@@ -102,6 +103,11 @@ impl TestDisk {
         self.state.lock().unwrap().writes.clone()
     }
 
+    /// How often the disk was asked for a run.
+    pub(crate) fn maps(&self) -> usize {
+        self.state.lock().unwrap().maps
+    }
+
     /// Whether nothing was written since the last flush.
     pub(crate) fn is_flushed(&self) -> bool {
         self.state.lock().unwrap().flushed
@@ -163,7 +169,8 @@ impl BlockRead for TestDisk {
     }
 
     fn next_run(&self, from: Offset) -> Result<Option<Run>> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.maps += 1;
         let Some(rest) = Extent::between(from, Offset::new(state.bytes.len() as u64)) else {
             return Ok(None);
         };

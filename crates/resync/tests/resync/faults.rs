@@ -318,3 +318,12 @@ fn an_empty_disk_is_equal_to_another() {
     resync(&source, &target, &mut session, 2).unwrap();
     assert_eq!(session.summary(), Summary::default());
 }
+
+#[test]
+fn a_dense_disk_is_not_asked_for_its_holes_at_each_page() {
+    let (source, _) = disks();
+    let signatures = vec![[1; 32].into(); SIZE / 4096];
+    let mut comparer = Comparer::new(session());
+    feed::<Error>(&mut comparer, &source, &signatures, 8, |_| Ok(())).unwrap();
+    assert!(source.maps() < 4, "asked {} times", source.maps());
+}
