@@ -48,6 +48,9 @@
 //! and goes out as an extent. Holes are not even read. Nothing else is ever taken for zeros: a block
 //! that cannot be read is an error that names it.
 //!
+//! *A source may be written meanwhile* if something else, such as a tracked disk, remembers what was
+//! written since the session began: each block is found as it was at some instant since then.
+//!
 //! *Digests decide equality only if nobody can forge them.* What a disk holds is chosen by its
 //! guest, so a fast checksum will not do; SHA-256 is the default, any
 //! [`Digest`](digest::Digest) can take its place. Two disks of one machine need none.

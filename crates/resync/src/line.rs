@@ -136,3 +136,77 @@ impl<F: Flow> Drop for StopOnPanic<'_, '_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    /// Jobs numbered from 0 to `count`, stopped after `stop_after`.
+    struct Numbers {
+        planned: u64,
+        count: u64,
+        finished: Vec<u64>,
+        stop_after: u64,
+    }
+
+    impl Flow for Numbers {
+        type Job = u64;
+        type Done = u64;
+
+        fn plan(&mut self) -> Option<u64> {
+            let ahead = self.planned - self.finished.len() as u64;
+            assert!(ahead < 3 * AHEAD_PER_THREAD, "{ahead} jobs in flight");
+            let number = (self.planned < self.count).then_some(self.planned);
+            self.planned += u64::from(number.is_some());
+            number
+        }
+
+        fn finish(&mut self, done: u64) -> ControlFlow<()> {
+            self.finished.push(done);
+            if done == self.stop_after {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn numbers(stop_after: u64, threads: usize) -> (Numbers, u64) {
+        let mut flow = Numbers {
+            planned: 0,
+            count: 200,
+            finished: Vec::new(),
+            stop_after,
+        };
+        let worked = AtomicU64::new(0);
+        let threads = NonZeroUsize::new(threads).expect("at least one");
+        run(&mut flow, threads, |(): &mut (), number| {
+            worked.fetch_add(1, Ordering::Relaxed);
+            if number % 50 == 0 {
+                // Long enough for the other threads to be done with all the rest, if they may.
+                thread::sleep(Duration::from_millis(20));
+            }
+            number
+        });
+        (flow, worked.into_inner())
+    }
+
+    #[test]
+    fn results_come_in_order_and_a_slow_job_holds_the_others_back() {
+        for threads in [1, 2, 3] {
+            let (flow, worked) = numbers(u64::MAX, threads);
+            assert_eq!(flow.finished, (0..200).collect::<Vec<_>>());
+            assert_eq!(worked, 200);
+        }
+    }
+
+    #[test]
+    fn nothing_is_finished_after_a_break() {
+        for threads in [1, 3] {
+            let (flow, worked) = numbers(70, threads);
+            assert_eq!(flow.finished, (0..=70).collect::<Vec<_>>());
+            assert!(worked <= 71 + 3 * AHEAD_PER_THREAD);
+        }
+    }
+}

@@ -327,3 +327,21 @@ fn a_dense_disk_is_not_asked_for_its_holes_at_each_page() {
     feed::<Error>(&mut comparer, &source, &signatures, 8, |_| Ok(())).unwrap();
     assert!(source.maps() < 4, "asked {} times", source.maps());
 }
+
+#[test]
+fn a_hole_that_is_written_between_two_pages_is_seen() {
+    let source = TestDisk::new(SIZE);
+    let signatures = vec![Signature::Zero; SIZE / 4096];
+    let mut comparer = Comparer::<Sha256>::new(session());
+    let first = SignaturePage::new(BlockIndex::new(0), &signatures[..8]);
+    let result: Result<()> = comparer.compare(&source, first, |_| panic!("nothing differs"));
+    result.unwrap();
+    source.put(bad_block(), |_| 9);
+    let mut sent = Vec::new();
+    feed::<Error>(&mut comparer, &source, &signatures, 8, |change| {
+        sent.extend(change.extent());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(sent, [bad_block()]);
+}

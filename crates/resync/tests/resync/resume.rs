@@ -3,10 +3,11 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use afterimage_block::{Change, Length};
+use afterimage_block::{Change, ExtentSet, Length};
 use afterimage_resync::{Comparer, Error, LocalResync, Session};
 use proptest::prelude::*;
 
+use crate::disk::extent;
 use crate::world::{cases, feed, worlds};
 
 /// What a thread may have read in vain: four windows of both disks.
@@ -102,23 +103,32 @@ proptest! {
 #[test]
 fn a_stored_session_that_contradicts_itself_is_refused() {
     let block = "4KiB".parse().unwrap();
-    let session = Session::whole(Length::kib(64), block);
+    let doubtful = ExtentSet::from(extent(32_768, 32_768));
+    let session = Session::of(Length::kib(64), block, &doubtful).unwrap();
     let stored = serde_json::to_value(&session).unwrap();
-    let damage: [(&str, serde_json::Value); 6] = [
-        ("/cursor", 70_000.into()),
-        ("/cursor", 1.into()),
-        ("/cursor", 4096.into()),
-        ("/summary/equal", 4096.into()),
-        ("/summary/compared", 4096.into()),
-        ("/scope/0/block_size", 5000.into()),
+    let all = [("/summary/compared", 32_768), ("/summary/equal", 32_768)];
+    let damages: [&[(&str, u64)]; 7] = [
+        &[("/cursor", 1)],
+        &[("/cursor", 36_864)],
+        &[("/cursor", 65_536 + 4096), all[0], all[1]],
+        &[all[0], all[1]],
+        &[("/cursor", 65_536), all[0]],
+        &[("/cursor", 65_536), all[0], ("/summary/equal", u64::MAX)],
+        &[("/scope/0/block_size", 5000)],
     ];
-    for (place, value) in damage {
+    let restore = |damage: &[(&str, u64)]| {
         let mut stored = stored.clone();
-        *stored.pointer_mut(place).unwrap() = value;
-        let result = serde_json::from_value::<Session>(stored);
-        assert!(result.is_err(), "{place}");
+        for (place, value) in damage {
+            *stored.pointer_mut(place).unwrap() = (*value).into();
+        }
+        serde_json::from_value::<Session>(stored)
+    };
+    for damage in damages {
+        assert!(restore(damage).is_err(), "{damage:?}");
     }
-    assert_eq!(serde_json::from_value::<Session>(stored).unwrap(), session);
+    let complete = restore(&[("/cursor", 65_536), all[0], all[1]]).unwrap();
+    assert!(complete.is_complete());
+    assert_eq!(restore(&[]).unwrap(), session);
 }
 
 #[test]
@@ -133,5 +143,5 @@ fn a_change_shows_what_the_source_held() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(seen, [crate::disk::extent(0, 8192)]);
+    assert_eq!(seen, [extent(0, 8192)]);
 }
