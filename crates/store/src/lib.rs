@@ -1,1 +1,82 @@
 //! Replica storage on object stores: base, sealed logs, recovery points and a fenced manifest.
+//!
+//! What it is: where the replica of a machine lives - a local folder or any object store - such that
+//! any recovery point can be read, and no two writers can both write. What it is not: a server. All
+//! that a store must be able to do is put an object only if it is still the one that was read.
+//!
+//! ```text
+//! claim --> Writer --put_log, copy_page--> objects --publish (compare-and-swap)--> manifest
+//!                                                                                     |
+//!                       open_point <-- checkpoint + logs up to the barrier <----------'
+//! ```
+//!
+//! ```
+//! use afterimage_block::*;
+//! use afterimage_store::*;
+//! use std::sync::Arc;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let replica = Store::open("memory://example").await?.replica("web-01".parse()?);
+//! let size = Length::mib(2);
+//! let disk = ReplicaDisk { id: DiskId::random(), name: "root".parse()?, size };
+//! let (machine, session) = (MachineId::random(), SessionId::random());
+//! let writer = replica.claim(Claim { machine, session, disks: vec![disk] }, |_| Ok(())).await?;
+//!
+//! let source = Arc::new(MemoryDisk::with_contents(&vec![7; 2 << 20]));
+//! let mut base = writer.base(0, BaseProgress::default()).await?;
+//! while base.next_page().is_some() {
+//!     base.copy_page(source.clone()).await?;
+//! }
+//! let barrier = Sequence::new(1);
+//! writer.publish_base(barrier, vec![base.finish().await?], None, &Default::default()).await?;
+//!
+//! let point = replica.open_point(barrier).await?;
+//! let extent = Extent::new(Offset::new(4096), Length::new(3))?;
+//! assert_eq!(point.disks[0].read(extent).await?, [7, 7, 7]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Architecture
+//!
+//! *One mutable object a machine.* Everything else is immutable and named by its content, so readers
+//! need no locks, and a crash leaves nothing half-done. The manifest is small: it names roots and
+//! logs, not chunks.
+//!
+//! *Chunks are named by position and digest.* What is unused after logs were folded is the difference
+//! of two trees, found where they were changed; no reference counts, no sweep over everything. Chunks
+//! of different places are not shared for it: disks hold little that is equal but zeros, and zeros
+//! are not stored at all.
+//!
+//! *Digests of 64 KiB blocks are the index.* A resynchronization reads them instead of the data.
+//!
+//! *Compare-and-swap in a local folder* is by content under a file lock, since file systems have no
+//! entity tags that could not repeat.
+//!
+//! The layout is specified in
+//! [LAYOUT.md](https://github.com/afterimage-rs/afterimage/blob/main/crates/store/LAYOUT.md).
+
+mod base;
+mod cas;
+mod error;
+mod index;
+mod layout;
+mod manifest;
+mod point;
+mod replica;
+mod retention;
+mod store;
+mod writer;
+
+pub use base::{BaseProgress, BaseWriter, PageCopied};
+pub use error::{Error, Result};
+pub use index::block_digest;
+pub use layout::MachineName;
+pub use manifest::{
+    Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, ReplicaDisk,
+};
+pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
+pub use replica::{Claim, Replica, Transition};
+pub use store::Store;
+pub use writer::{Publication, Writer};

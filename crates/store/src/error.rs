@@ -1,0 +1,183 @@
+//! What can go wrong with a replica store.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use afterimage_block::{Epoch, MachineId, Sequence};
+
+/// The result of an operation on a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and with what.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A URL names no kind of store that this release knows.
+    #[error("`{url}` is not a store: write a path, file:///PATH or memory://NAME")]
+    Url {
+        /// The URL.
+        url: String,
+    },
+    /// A name that could lead outside its folder, or could not be stored everywhere.
+    #[error("`{name}` is no machine name: use 1 to 128 of A-Z a-z 0-9 . _ - (but not . or ..)")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The store was written by a newer release.
+    #[error("the store has format {found}, and this release knows format 1: use a newer one")]
+    NewerFormat {
+        /// The store's format.
+        found: u64,
+    },
+    /// The store does not honour conditional requests, so it cannot keep two writers apart.
+    #[error("the store ignores conditional requests ({0}): two writers could not be kept apart")]
+    NoConditions(&'static str),
+    /// The name is another machine's.
+    #[error(
+        "replica `{name}` belongs to machine {owner}: use another name, or the state folder that belongs to it"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        owner: MachineId,
+    },
+    /// The replica's disks are not those of the machine.
+    #[error("replica `{name}` holds other disks: {difference}")]
+    OtherDisks {
+        /// The replica.
+        name: String,
+        /// What differs.
+        difference: String,
+    },
+    /// Another writer owns the replica now.
+    #[error("fenced: the replica is in epoch {current} now, and this writer is of epoch {own}")]
+    Fenced {
+        /// The writer's epoch.
+        own: Epoch,
+        /// The replica's.
+        current: Epoch,
+    },
+    /// The caller's condition for a change was not met.
+    #[error("{0}")]
+    Refused(String),
+    /// There is no such machine.
+    #[error("there is no replica `{0}` in this store")]
+    NoReplica(String),
+    /// There is no such recovery point.
+    #[error("replica `{name}` has no recovery point {wanted}; it has {available}")]
+    NoPoint {
+        /// The replica.
+        name: String,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// A log is out of sequence.
+    #[error("log {found} does not follow {last}: logs are published in sequence")]
+    OutOfSequence {
+        /// The newest published.
+        last: Sequence,
+        /// What was to be published.
+        found: Sequence,
+    },
+    /// A log does not continue the one before it.
+    #[error(
+        "log {sequence} does not continue the chain of its disk: its predecessor's digest differs"
+    )]
+    BrokenChain {
+        /// The log.
+        sequence: Sequence,
+    },
+    /// An object is missing, or is not what its name or the manifest says.
+    #[error("object `{object}` is damaged: {reason}")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The store failed or refused a request.
+    #[error("the store failed to {operation} `{object}`: {source}")]
+    Store {
+        /// The verb: read, write, delete.
+        operation: &'static str,
+        /// The object.
+        object: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
+    /// The local folder failed.
+    #[error("cannot {operation} `{path}`: {source}")]
+    Folder {
+        /// The verb.
+        operation: &'static str,
+        /// The path.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Many writers changed the manifest at the same time, again and again.
+    #[error("the manifest of `{0}` is changed by others all the time")]
+    Contended(String),
+    /// The source disk failed.
+    #[error(transparent)]
+    Disk(#[from] afterimage_block::Error),
+    /// A change log failed or is damaged.
+    #[error(transparent)]
+    Log(#[from] afterimage_changelog::Error),
+}
+
+impl Error {
+    /// Whether another attempt can help: the store's failures may pass, refusals and damage do not.
+    pub fn is_recoverable(&self) -> bool {
+        use object_store::Error as Store;
+        match self {
+            Self::Store { source, .. } => !matches!(
+                source,
+                Store::PermissionDenied { .. }
+                    | Store::Unauthenticated { .. }
+                    | Store::NotSupported { .. }
+                    | Store::NotImplemented { .. }
+                    | Store::InvalidPath { .. }
+                    | Store::UnknownConfigurationKey { .. }
+            ),
+            Self::Folder { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
+            Self::Contended(_) => true,
+            Self::Disk(error) => error.is_recoverable(),
+            Self::Log(error) => error.is_recoverable(),
+            _ => false,
+        }
+    }
+
+    /// The pause that the store asked for. `object_store` honours `Retry-After` itself and does not
+    /// tell.
+    pub fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    pub(crate) fn damaged(object: impl Display, reason: impl Display) -> Self {
+        Self::Damaged {
+            object: object.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Why `operation` on `object` failed; an immutable object that is not there is damage.
+    pub(crate) fn store(
+        operation: &'static str,
+        object: &object_store::path::Path,
+        source: object_store::Error,
+    ) -> Self {
+        if operation == "read" && matches!(source, object_store::Error::NotFound { .. }) {
+            return Self::damaged(object, "it is missing");
+        }
+        Self::Store {
+            operation,
+            object: object.to_string(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The names of objects. Specified in `LAYOUT.md`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use afterimage_block::{ContentDigest, DiskId, Epoch, Length, Sequence};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The unit of digests.
+pub(crate) const BLOCK: Length = Length::kib(64);
+/// The unit of storage.
+pub(crate) const CHUNK: Length = Length::mib(1);
+/// The unit of the index.
+pub(crate) const PAGE: Length = Length::mib(64);
+
+/// The name of a machine in a store: 1 to 128 of `A-Z a-z 0-9 . _ -`, but not `.` or `..`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MachineName(String);
+
+impl MachineName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for MachineName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let fits = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
+        if !fits || name == "." || name == ".." {
+            return Err(Error::Name { name: name.into() });
+        }
+        Ok(Self(name.into()))
+    }
+}
+
+impl TryFrom<String> for MachineName {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self, Error> {
+        name.parse()
+    }
+}
+
+impl From<MachineName> for String {
+    fn from(name: MachineName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for MachineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The store's marker.
+pub(crate) fn marker() -> Path {
+    Path::from("afterimage.json")
+}
+
+/// The folder of all machines.
+pub(crate) fn machines() -> Path {
+    Path::from("machines")
+}
+
+/// The manifest of a machine.
+pub(crate) fn manifest(name: &MachineName) -> Path {
+    Path::from(format!("machines/{name}/manifest.json"))
+}
+
+/// The objects of one disk.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskLayout {
+    folder: String,
+}
+
+impl DiskLayout {
+    pub(crate) fn new(name: &MachineName, disk: DiskId) -> Self {
+        Self {
+            folder: format!("machines/{name}/disks/{disk}"),
+        }
+    }
+
+    pub(crate) fn log(&self, sequence: Sequence, epoch: Epoch) -> Path {
+        let (sequence, epoch) = (sequence.get(), epoch.get());
+        Path::from(format!(
+            "{}/logs/{sequence:020}.{epoch:020}.ailog",
+            self.folder
+        ))
+    }
+
+    pub(crate) fn chunk(&self, position: u64, digest: &ContentDigest) -> Path {
+        Path::from(format!("{}/chunks/{position:012x}.{digest}", self.folder))
+    }
+
+    pub(crate) fn page(&self, position: u64, digest: &ContentDigest) -> Path {
+        Path::from(format!("{}/pages/{position:012x}.{digest}", self.folder))
+    }
+
+    pub(crate) fn root(&self, digest: &ContentDigest) -> Path {
+        Path::from(format!("{}/roots/{digest}", self.folder))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        let long = "a".repeat(129);
+        for name in ["", ".", "..", "a/b", "a\\b", "a b", "ä", "a\0", &long] {
+            assert!(name.parse::<MachineName>().is_err(), "{name:?}");
+        }
+        for name in ["a", "web-01.example_x", "...", "-"] {
+            assert_eq!(name.parse::<MachineName>().unwrap().as_str(), name);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The one mutable object of a machine.
+
+use afterimage_block::{
+    ContentDigest, DiskId, Epoch, Length, MachineId, Sequence, SessionId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, MachineName, Result};
+
+/// The format of stores and manifests that this release writes and reads.
+pub(crate) const FORMAT: u64 = 1;
+/// No manifest is longer: it grows with recovery points and logs, which retention bounds.
+pub(crate) const LENGTH_MAX: u64 = 64 << 20;
+
+/// What a store knows of one machine. Read by anybody; changed by its one writer, and by a failover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub(crate) format: u64,
+    pub(crate) commit: SessionId,
+    /// The machine's name.
+    pub name: MachineName,
+    /// The machine's identity.
+    pub machine: MachineId,
+    /// Who may write.
+    pub fence: Fence,
+    /// The disks, in the machine's order.
+    pub disks: Vec<ReplicaDisk>,
+    /// The oldest barrier that the store holds: the logs come after it. `None` until initial
+    /// replication ends.
+    pub checkpoint: Option<Checkpoint>,
+    /// The logs after the checkpoint, oldest first.
+    pub logs: Vec<LogEntry>,
+    /// The recovery points, oldest first.
+    pub points: Vec<RecoveryPoint>,
+    /// What the replication state machine keeps with the replica.
+    pub state: serde_json::Value,
+}
+
+/// Who may write to a replica: one session of one epoch. Each claim and each failover begins a new
+/// epoch, and fences off the older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The session; `None` after a failover, when nobody may write.
+    pub session: Option<SessionId>,
+}
+
+/// A disk of a replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaDisk {
+    /// Its identity.
+    pub id: DiskId,
+    /// Its name: the stem of its file's name at the primary.
+    pub name: MachineName,
+    /// Its size.
+    pub size: Length,
+}
+
+/// All disks at one barrier, by the digests of their index roots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// The barrier.
+    pub sequence: Sequence,
+    /// The root of each disk.
+    pub roots: Vec<ContentDigest>,
+}
+
+/// The logs of one generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogEntry {
+    /// The generation.
+    pub sequence: Sequence,
+    /// The log of each disk; `None` where it was lost and a resynchronization made up for it.
+    pub disks: Vec<Option<LogObject>>,
+}
+
+/// One sealed log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogObject {
+    /// The epoch in which it was shipped: part of the object's name.
+    pub epoch: Epoch,
+    /// The length of the object.
+    pub length: Length,
+    /// The SHA-256 of its content.
+    pub content: ContentDigest,
+}
+
+/// Whether the guest's applications had brought their data in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Consistency {
+    /// As after a power cut at the barrier.
+    Crash,
+    /// A quiesce hook succeeded around the barrier.
+    Application,
+}
+
+/// A barrier that the machine can be failed over to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryPoint {
+    /// The barrier.
+    pub sequence: Sequence,
+    /// When it was, by the primary's wall clock.
+    pub time: Timestamp,
+    /// How consistent it is.
+    pub consistency: Consistency,
+}
+
+impl Manifest {
+    /// Reads a manifest, and checks that it does not contradict itself.
+    pub(crate) fn parse(bytes: &[u8], name: &MachineName) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u64,
+        }
+        let object = crate::layout::manifest(name);
+        let damaged = |reason: &dyn std::fmt::Display| Error::damaged(&object, reason);
+        let version: Version = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+        if version.format > FORMAT {
+            return Err(Error::NewerFormat {
+                found: version.format,
+            });
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+        match manifest.contradiction(name) {
+            None => Ok(manifest),
+            Some(reason) => Err(damaged(&reason)),
+        }
+    }
+
+    fn contradiction(&self, name: &MachineName) -> Option<&'static str> {
+        let disks = self.disks.len();
+        let same_count = self.logs.iter().all(|entry| entry.disks.len() == disks)
+            && self
+                .checkpoint
+                .iter()
+                .all(|checkpoint| checkpoint.roots.len() == disks);
+        let sequences = self.checkpoint.iter().map(|c| c.sequence);
+        let sequences = sequences.chain(self.logs.iter().map(|entry| entry.sequence));
+        let points = self.points.iter().map(|point| point.sequence);
+        let known = |point: &RecoveryPoint| self.holds(point.sequence);
+        if self.name != *name {
+            Some("it is another machine's")
+        } else if disks == 0 || !same_count {
+            Some("its numbers of disks differ")
+        } else if self.checkpoint.is_none() && !self.logs.is_empty() {
+            Some("it has logs without a base")
+        } else if !sequences.is_sorted_by(|a, b| a < b) || !points.is_sorted_by(|a, b| a < b) {
+            Some("its sequence numbers do not increase")
+        } else if !self.points.iter().all(known) {
+            Some("a recovery point has no log")
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Only maps with keys that are not strings could fail, and there are none.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether the disks at barrier `sequence` can be read.
+    fn holds(&self, sequence: Sequence) -> bool {
+        let base = self
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.sequence);
+        base == Some(sequence) || self.logs.iter().any(|entry| entry.sequence == sequence)
+    }
+
+    /// The newest barrier that the store holds, be it a recovery point or not; `None` before the
+    /// base.
+    pub fn last(&self) -> Option<Sequence> {
+        let base = self
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.sequence);
+        self.logs.last().map(|entry| entry.sequence).or(base)
+    }
+
+    /// The newest recovery point.
+    pub fn latest_point(&self) -> Option<&RecoveryPoint> {
+        self.points.last()
+    }
+}

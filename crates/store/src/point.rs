@@ -1,0 +1,540 @@
+//! Reading a machine's disks at any barrier that the store holds.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use afterimage_block::{
+    BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, Length, Offset,
+    Run, RunKind, Sequence, Slice, Timestamp, check_range,
+};
+use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+
+use crate::base::blocking;
+use crate::index::{DiskObjects, Page, Root, block_digest, number};
+use crate::layout::{BLOCK, CHUNK, PAGE};
+use crate::{Error, LogObject, Manifest, RecoveryPoint, Replica, Result};
+
+/// Chunks and records that are read at the same time when a disk is restored.
+const PARALLEL: usize = 4;
+
+/// Which recovery point is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PointSelector {
+    /// The newest.
+    Latest,
+    /// The one at this barrier.
+    Sequence(Sequence),
+    /// The newest that is not newer than this time.
+    AtOrBefore(Timestamp),
+}
+
+/// A machine's disks at one barrier.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The barrier.
+    pub sequence: Sequence,
+    /// The disks, in the machine's order.
+    pub disks: Vec<Arc<PointDisk>>,
+}
+
+impl Manifest {
+    /// The recovery point that `selector` means.
+    ///
+    /// # Errors
+    /// [`Error::NoPoint`] tells which there are.
+    pub fn select(&self, selector: PointSelector) -> Result<RecoveryPoint> {
+        let mut newest_first = self.points.iter().rev();
+        let (found, wanted) = match selector {
+            PointSelector::Latest => (newest_first.next(), "at all".to_owned()),
+            PointSelector::Sequence(sequence) => (
+                newest_first.find(|point| point.sequence == sequence),
+                sequence.to_string(),
+            ),
+            PointSelector::AtOrBefore(time) => {
+                let found = newest_first.find(|point| point.time <= time);
+                (found, "from before that time".to_owned())
+            }
+        };
+        found.copied().ok_or_else(|| Error::NoPoint {
+            name: self.name.to_string(),
+            wanted,
+            available: match (self.points.first(), self.points.last()) {
+                (Some(first), Some(last)) => format!("{} to {}", first.sequence, last.sequence),
+                _ => "none yet".into(),
+            },
+        })
+    }
+}
+
+impl Replica {
+    /// Opens the disks at barrier `sequence`, a recovery point or not. Reads the indexes of the logs
+    /// that lead to it, and no data.
+    ///
+    /// # Errors
+    /// [`Error::NoReplica`], [`Error::NoPoint`], [`Error::Damaged`], [`Error::Store`].
+    pub async fn open_point(&self, sequence: Sequence) -> Result<Point> {
+        let manifest = self.existing().await?;
+        let mut disks = Vec::new();
+        for disk in 0..manifest.disks.len() {
+            disks.push(Arc::new(self.open_disk(&manifest, disk, sequence).await?));
+        }
+        Ok(Point { sequence, disks })
+    }
+
+    async fn open_disk(
+        &self,
+        manifest: &Manifest,
+        disk: usize,
+        sequence: Sequence,
+    ) -> Result<PointDisk> {
+        let objects = self.disk_objects(manifest, disk)?;
+        let base = manifest
+            .checkpoint
+            .as_ref()
+            .filter(|base| base.sequence <= sequence);
+        let root = base.and_then(|base| base.roots.get(disk));
+        let Some(root) = root.filter(|_| Some(sequence) <= manifest.last()) else {
+            return Err(Error::NoPoint {
+                name: self.name.to_string(),
+                wanted: sequence.to_string(),
+                available: format!("{:?} to {:?}", manifest.checkpoint, manifest.last()),
+            });
+        };
+        let mut opened = PointDisk {
+            root: objects.read_root(*root).await?,
+            objects,
+            overlay: ExtentMap::new(),
+            logs: Vec::new(),
+            pages: Cache::new(8),
+            chunks: Cache::new(8),
+            records: Cache::new(8),
+        };
+        let logs = manifest
+            .logs
+            .iter()
+            .take_while(|entry| entry.sequence <= sequence);
+        for entry in logs {
+            if let Some(Some(object)) = entry.disks.get(disk) {
+                let id = manifest.disks.get(disk).map(|disk| disk.id);
+                opened.lay_over(entry.sequence, object, id).await?;
+            }
+        }
+        Ok(opened)
+    }
+}
+
+/// Where the newest bytes of a run stand.
+#[derive(Clone, Copy, Debug)]
+struct Patch {
+    /// The number of the log; `None` for zeros.
+    log: Option<usize>,
+    /// The record in the log.
+    record: u64,
+    /// Where in the log the run's bytes start.
+    data: u64,
+}
+
+impl Slice for Patch {
+    fn advanced(&self, length: Length) -> Self {
+        Self {
+            data: self.data + length.get(),
+            ..*self
+        }
+    }
+}
+
+/// A log whose records are read one by one.
+#[derive(Debug)]
+struct OpenLog {
+    path: Path,
+    salt: u32,
+}
+
+/// One disk at one barrier. Memory is proportional to the pieces of the logs that lead to the
+/// barrier, not to the disk.
+#[derive(Debug)]
+pub struct PointDisk {
+    objects: DiskObjects,
+    root: Root,
+    overlay: ExtentMap<Patch>,
+    logs: Vec<OpenLog>,
+    pages: Cache<u64, Page>,
+    chunks: Cache<u64, Option<Bytes>>,
+    records: Cache<(usize, u64), Bytes>,
+}
+
+impl PointDisk {
+    /// The disk's size.
+    pub fn size(&self) -> Length {
+        self.objects.size
+    }
+
+    /// Lays the changes of one log over what there is so far.
+    async fn lay_over(
+        &mut self,
+        sequence: Sequence,
+        object: &LogObject,
+        disk: Option<afterimage_block::DiskId>,
+    ) -> Result<()> {
+        let path = self.objects.layout.log(sequence, object.epoch);
+        let length = object.length.get();
+        let head = self.range(&path, 0, LogHeader::LEN as u64).await?;
+        let (header, salt) = LogHeader::parse(&head)?;
+        let tail_at = length.saturating_sub(Trailer::LEN as u64);
+        let tail = self.range(&path, tail_at, Trailer::LEN as u64).await?;
+        let trailer = Trailer::parse(&tail, object.length)?;
+        let footer = self
+            .range(&path, trailer.footer_at, trailer.footer_length.get())
+            .await?;
+        let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
+        let ours = Some(header.disk) == disk && header.disk_size == self.objects.size;
+        if !ours || summary.content != object.content {
+            return Err(Error::damaged(
+                &path,
+                "it is not the log that the manifest names",
+            ));
+        }
+        let log = self.logs.len();
+        for piece in index.iter() {
+            let patch = Patch {
+                log: piece.data_at.map(|_| log),
+                record: piece.record_at,
+                data: piece.data_at.unwrap_or_default(),
+            };
+            self.overlay.insert(piece.extent, patch);
+        }
+        self.logs.push(OpenLog { path, salt });
+        Ok(())
+    }
+
+    async fn range(&self, path: &Path, at: u64, length: u64) -> Result<Bytes> {
+        let range = at..at.saturating_add(length);
+        let bytes = self.objects.store.objects.get_range(path, range).await;
+        let bytes = bytes.map_err(|source| Error::store("read", path, source))?;
+        if bytes.len() as u64 != length {
+            return Err(Error::damaged(path, "it is cut short"));
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes of `extent`, each verified by its log record's checksum or its block's digest.
+    ///
+    /// # Errors
+    /// [`Error::Disk`] if it ends behind the disk; [`Error::Damaged`], [`Error::Store`].
+    pub async fn read(&self, extent: Extent) -> Result<Vec<u8>> {
+        check_range(extent.start(), extent.length(), self.size())?;
+        let mut content = vec![0; extent.length().to_usize().unwrap_or_default()];
+        let mut covered = afterimage_block::ExtentSet::new();
+        let patches: Vec<_> = self.overlay.within(extent).collect();
+        for (part, patch) in patches {
+            covered.insert(part);
+            if let Some(log) = patch.log {
+                let place = place_of(&mut content, extent, part);
+                self.read_patch(log, patch, place).await?;
+            }
+        }
+        let gaps: Vec<_> = covered
+            .gaps(extent)
+            .flat_map(|gap| gap.pieces(CHUNK))
+            .collect();
+        for gap in gaps {
+            if let Some((chunk, stored)) = self.chunk(gap.start()).await? {
+                let skip = gap
+                    .start()
+                    .checked_since(chunk.start())
+                    .and_then(Length::to_usize);
+                let stored = stored.get(skip.unwrap_or_default()..).unwrap_or_default();
+                for (place, byte) in place_of(&mut content, extent, gap).iter_mut().zip(stored) {
+                    *place = *byte;
+                }
+            }
+        }
+        Ok(content)
+    }
+
+    async fn read_patch(&self, log: usize, patch: Patch, place: &mut [u8]) -> Result<()> {
+        let payload = self.record(log, patch.record).await?;
+        let start = patch.record + RecordHeader::LEN as u64;
+        let skip = usize::try_from(patch.data.saturating_sub(start)).unwrap_or(usize::MAX);
+        let length = place.len();
+        let Some(bytes) = payload.get(skip..).and_then(|rest| rest.get(..length)) else {
+            let path = self
+                .logs
+                .get(log)
+                .map(|log| log.path.to_string())
+                .unwrap_or_default();
+            return Err(Error::damaged(path, "its index does not fit its records"));
+        };
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The payload of a record, verified.
+    async fn record(&self, log: usize, at: u64) -> Result<Bytes> {
+        if let Some(payload) = self.records.get(&(log, at)) {
+            return Ok(payload);
+        }
+        let Some(OpenLog { path, salt }) = self.logs.get(log) else {
+            return Err(Error::damaged("log", "there is no such log"));
+        };
+        let bytes = self.range(path, at, RecordHeader::LEN as u64).await?;
+        let damaged = |reason: &str| Error::damaged(path, format!("record at {at}: {reason}"));
+        let frame = bytes
+            .first_chunk()
+            .ok_or_else(|| damaged("it is cut short"))?;
+        let header = RecordHeader::parse(frame, at, self.size())
+            .map_err(|error| damaged(&error.to_string()))?;
+        let payload_at = at + RecordHeader::LEN as u64;
+        let payload = self.range(path, payload_at, header.payload.get()).await?;
+        if !header.verify(frame, &payload, *salt) {
+            return Err(damaged("its checksum does not match"));
+        }
+        self.records.put((log, at), payload.clone());
+        Ok(payload)
+    }
+
+    async fn page(&self, at: Offset) -> Result<Page> {
+        let position = number(at, PAGE);
+        if let Some(page) = self.pages.get(&position) {
+            return Ok(page);
+        }
+        let digest = usize::try_from(position)
+            .ok()
+            .and_then(|p| self.root.pages.get(p));
+        let extent = unit_of(at, PAGE, self.size());
+        let digest = digest.copied().unwrap_or(ContentDigest::NONE);
+        let page = self.objects.read_page(extent, digest).await?;
+        self.pages.put(position, page.clone());
+        Ok(page)
+    }
+
+    /// The chunk of the base that holds `at`; `None` if it is all zeros.
+    async fn chunk(&self, at: Offset) -> Result<Option<(Extent, Bytes)>> {
+        let position = number(at, CHUNK);
+        let extent = unit_of(at, CHUNK, self.size());
+        if let Some(content) = self.chunks.get(&position) {
+            return Ok(content.map(|content| (extent, content)));
+        }
+        let page = self.page(at).await?;
+        let content = self.objects.read_chunk(extent, &page).await?;
+        self.chunks.put(position, content.clone());
+        Ok(content.map(|content| (extent, content)))
+    }
+
+    /// The digest of the 64 KiB block that starts at `at`: as stored where no log has touched it,
+    /// else computed.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn block_digest(&self, at: Offset) -> Result<ContentDigest> {
+        let block = unit_of(at, BLOCK, self.size());
+        if self.is_patched(block) {
+            return Ok(block_digest(&self.read(block).await?));
+        }
+        let page = self.page(at).await?;
+        Ok(page.block(Length::new(at.get() % PAGE.get())))
+    }
+
+    pub(crate) fn is_patched(&self, extent: Extent) -> bool {
+        self.overlay.within(extent).next().is_some()
+    }
+
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
+    pub(crate) fn objects(&self) -> &DiskObjects {
+        &self.objects
+    }
+
+    pub(crate) async fn page_at(&self, page: Extent) -> Result<Page> {
+        self.page(page.start()).await
+    }
+
+    /// The run that holds the byte at `from`, starting there: what is known to be zeros is a hole.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Store`].
+    pub async fn next_run(&self, from: Offset) -> Result<Option<Run>> {
+        let Some(rest) = Extent::between(from, Offset::new(self.size().get())) else {
+            return Ok(None);
+        };
+        let patch = self.overlay.within(rest).next();
+        let gap_end = match patch {
+            Some((part, patch)) if part.start() == from => {
+                let kind = match patch.log {
+                    Some(_) => RunKind::Data,
+                    None => RunKind::Hole,
+                };
+                return Ok(Some(Run { extent: part, kind }));
+            }
+            Some((part, _)) => part.start(),
+            None => rest.end(),
+        };
+        let page = self.page(from).await?;
+        let limit = unit_of(from, PAGE, self.size()).end().min(gap_end);
+        let kind_at = |at: Offset| match page.block(Length::new(at.get() % PAGE.get())) {
+            ContentDigest::NONE => RunKind::Hole,
+            _ => RunKind::Data,
+        };
+        let kind = kind_at(from);
+        let mut end = from;
+        while end < limit && kind_at(end) == kind {
+            end = unit_of(end, BLOCK, self.size()).end();
+        }
+        let extent = Extent::between(from, end.min(limit));
+        Ok(extent.map(|extent| Run { extent, kind }))
+    }
+
+    /// Writes the disk to `target`, which must be as large and all zeros: holes are left out.
+    /// `progress` is told how many bytes each step dealt with.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the sizes differ; [`Error::Damaged`], [`Error::Store`],
+    /// [`Error::Disk`].
+    pub async fn restore(
+        &self,
+        target: Arc<dyn BlockWrite>,
+        mut progress: impl FnMut(Length),
+    ) -> Result<()> {
+        if target.size() != self.size() {
+            return Err(Error::Refused(
+                "the target has another size than the disk".into(),
+            ));
+        }
+        let whole = Extent::whole(self.size());
+        let mut steps = stream::iter(whole.into_iter().flat_map(|whole| whole.pieces(CHUNK)))
+            .map(|chunk| self.restore_chunk(chunk, Arc::clone(&target)))
+            .buffered(PARALLEL);
+        while let Some(length) = steps.try_next().await? {
+            progress(length);
+        }
+        drop(steps);
+        blocking(move || Ok(target.flush()?)).await
+    }
+
+    async fn restore_chunk(&self, chunk: Extent, target: Arc<dyn BlockWrite>) -> Result<Length> {
+        let mut data = Vec::new();
+        let mut at = chunk.start();
+        while let Some(run) = self.next_run(at).await?
+            && let Some(part) = run.extent.intersection(chunk)
+        {
+            at = part.end();
+            if run.kind == RunKind::Data {
+                data.push((part.start(), self.read(part).await?));
+            }
+        }
+        let write = move || -> Result<()> {
+            for (start, content) in &data {
+                target.write_at(*start, content)?;
+            }
+            Ok(())
+        };
+        blocking(write).await?;
+        Ok(chunk.length())
+    }
+}
+
+/// The `unit` of the disk that holds `at`, held at the disk's end.
+fn unit_of(at: Offset, unit: Length, size: Length) -> Extent {
+    let byte = Extent::between(at, Offset::new(at.get().saturating_add(1)));
+    let byte = byte.unwrap_or_else(|| unreachable!("one byte is an extent"));
+    byte.aligned_out(unit, size)
+}
+
+/// The place of `part` in the content of `whole`.
+fn place_of(content: &mut [u8], whole: Extent, part: Extent) -> &mut [u8] {
+    let start = part
+        .start()
+        .checked_since(whole.start())
+        .and_then(Length::to_usize);
+    let start = start.unwrap_or_default();
+    let end = start + part.length().to_usize().unwrap_or_default();
+    content.get_mut(start..end).unwrap_or_default()
+}
+
+/// The last few values that were asked for.
+#[derive(Debug)]
+struct Cache<K, V> {
+    entries: Mutex<VecDeque<(K, V)>>,
+    limit: usize,
+}
+
+impl<K: PartialEq, V: Clone> Cache<K, V> {
+    fn new(limit: usize) -> Self {
+        Self {
+            entries: Mutex::default(),
+            limit,
+        }
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = entries.iter().position(|(found, _)| found == key)?;
+        let entry = entries.remove(at)?;
+        let value = entry.1.clone();
+        entries.push_back(entry);
+        Some(value)
+    }
+
+    fn put(&self, key: K, value: V) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= self.limit {
+            entries.pop_front();
+        }
+        entries.push_back((key, value));
+    }
+}
+
+/// A disk at a barrier as a block device, for threads that may block: not for those of the runtime.
+#[derive(Clone, Debug)]
+pub struct BlockingDisk {
+    disk: Arc<PointDisk>,
+    runtime: Handle,
+}
+
+impl BlockingDisk {
+    /// The device; its reads run on `runtime`.
+    pub fn new(disk: Arc<PointDisk>, runtime: Handle) -> Self {
+        Self { disk, runtime }
+    }
+}
+
+fn failed(offset: Offset, length: Length, error: Error) -> BlockError {
+    match error {
+        Error::Disk(error) => error,
+        error => BlockError::Io {
+            operation: "read",
+            device: "recovery point".into(),
+            offset,
+            length,
+            source: std::io::Error::other(error),
+        },
+    }
+}
+
+impl BlockRead for BlockingDisk {
+    fn size(&self) -> Length {
+        self.disk.size()
+    }
+
+    fn read_at(&self, offset: Offset, buf: &mut [u8]) -> afterimage_block::Result<()> {
+        let Some(extent) = check_range(offset, Length::of(buf), self.size())? else {
+            return Ok(());
+        };
+        let read = self.runtime.block_on(self.disk.read(extent));
+        let content = read.map_err(|error| failed(offset, extent.length(), error))?;
+        buf.copy_from_slice(&content);
+        Ok(())
+    }
+
+    fn next_run(&self, from: Offset) -> afterimage_block::Result<Option<Run>> {
+        let run = self.runtime.block_on(self.disk.next_run(from));
+        run.map_err(|error| failed(from, Length::ZERO, error))
+    }
+}

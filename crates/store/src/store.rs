@@ -1,0 +1,131 @@
+//! Stores by URL.
+
+use std::collections::HashMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, path::Path};
+use serde_json::json;
+
+use crate::cas::{Cas, Swap};
+use crate::manifest::FORMAT;
+use crate::{Error, MachineName, Replica, Result, layout};
+
+/// The stores in memory of this process, by name.
+static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
+
+fn memory(name: &str) -> Arc<InMemory> {
+    let mut stores = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(stores.entry(name.into()).or_default())
+}
+
+/// A place for replicas: a local folder, or any object store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) cas: Cas,
+}
+
+impl Store {
+    /// Opens the store that `url` names, and begins one if there is none: a path, `file:///PATH`, or
+    /// `memory://NAME`, which lives as long as the process and is the same for all who open it.
+    ///
+    /// # Errors
+    /// [`Error::Url`], [`Error::Folder`], [`Error::NewerFormat`], [`Error::NoConditions`],
+    /// [`Error::Store`].
+    pub async fn open(url: &str) -> Result<Self> {
+        if let Some(name) = url.strip_prefix("memory://") {
+            return Self::with_objects(memory(name)).await;
+        }
+        match url
+            .strip_prefix("file://")
+            .or((!url.contains("://")).then_some(url))
+        {
+            Some(path) if !path.is_empty() => Self::in_folder(FilePath::new(path)).await,
+            _ => Err(Error::Url { url: url.into() }),
+        }
+    }
+
+    async fn in_folder(path: &FilePath) -> Result<Self> {
+        let opened = (|| {
+            std::fs::create_dir_all(path)?;
+            path.canonicalize()
+        })();
+        let root = opened.map_err(|source| Error::Folder {
+            operation: "create",
+            path: path.display().to_string(),
+            source,
+        })?;
+        let objects = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|source| Error::store("open", &Path::default(), source))?;
+        let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(true));
+        let lock: PathBuf = root.join("manifest.lock");
+        let cas = Cas::Locked(Arc::clone(&objects), lock);
+        Self { objects, cas }.begin().await
+    }
+
+    /// A store on any object store that honours conditional puts.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn with_objects(objects: Arc<dyn ObjectStore>) -> Result<Self> {
+        let cas = Cas::Conditional(Arc::clone(&objects));
+        Self { objects, cas }.begin().await
+    }
+
+    /// Checks the store's format, or marks a new one, and that conditions are honoured.
+    async fn begin(self) -> Result<Self> {
+        let marker = layout::marker();
+        let bytes = Bytes::from(json!({ "format": FORMAT }).to_string());
+        let found = match self.cas.read(&marker, 4096).await? {
+            Some(found) => found.bytes,
+            None if self.cas.replace(&marker, None, bytes.clone()).await? == Swap::Done => bytes,
+            None => self
+                .cas
+                .read(&marker, 4096)
+                .await?
+                .map_or(bytes, |found| found.bytes),
+        };
+        let format: Option<serde_json::Value> = serde_json::from_slice(&found).ok();
+        match format
+            .as_ref()
+            .and_then(|value| value.get("format")?.as_u64())
+        {
+            Some(FORMAT) => {}
+            Some(found) => return Err(Error::NewerFormat { found }),
+            None => {
+                return Err(Error::damaged(
+                    &marker,
+                    "it does not tell the store's format",
+                ));
+            }
+        }
+        let session = afterimage_block::SessionId::random();
+        self.cas
+            .probe(&Path::from(format!("probe-{session}")))
+            .await?;
+        Ok(self)
+    }
+
+    /// The replica called `name`, which may not exist yet.
+    pub fn replica(&self, name: MachineName) -> Replica {
+        Replica::new(self.clone(), name)
+    }
+
+    /// The names of all replicas, in order. Lists the store: not for a path that is often taken.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn machines(&self) -> Result<Vec<MachineName>> {
+        let folder = layout::machines();
+        let found = self.objects.list_with_delimiter(Some(&folder)).await;
+        let found = found.map_err(|source| Error::store("list", &folder, source))?;
+        let names = found.common_prefixes.iter().filter_map(Path::filename);
+        let mut names: Vec<MachineName> = names.filter_map(|name| name.parse().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+}

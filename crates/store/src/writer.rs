@@ -1,0 +1,262 @@
+//! The one writer of a replica.
+
+use std::os::unix::fs::FileExt;
+
+use afterimage_block::{ContentDigest, Epoch, Length, Sequence};
+use afterimage_changelog::SealedLog;
+use bytes::Bytes;
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+
+use crate::base::{BaseProgress, BaseWriter, blocking};
+use crate::index::DiskObjects;
+use crate::layout::DiskLayout;
+use crate::{
+    Checkpoint, Error, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result,
+};
+
+/// Logs up to this length are put in one request, longer ones in parts of it.
+const PART: u64 = 4 << 20;
+
+/// The one writer of a replica, for as long as nobody else claims it: every change that it makes
+/// first proves that the fence is still its own.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    replica: Replica,
+    fence: Fence,
+}
+
+/// The logs of one generation, to be published.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The logs, all durable.
+    pub logs: LogEntry,
+    /// The digest that each log gives for the one before it; [`ContentDigest::NONE`] where it gives
+    /// none.
+    pub predecessors: Vec<ContentDigest>,
+    /// Whether these are the differences that a resynchronization found, which make up for logs that
+    /// were lost: only they may leave a gap in the sequence.
+    pub resync: bool,
+    /// The recovery point that the replica reaches with them.
+    pub point: Option<RecoveryPoint>,
+}
+
+impl Writer {
+    pub(crate) fn new(replica: Replica, fence: Fence) -> Self {
+        Self { replica, fence }
+    }
+
+    /// The epoch that it writes in.
+    pub fn epoch(&self) -> Epoch {
+        self.fence.epoch
+    }
+
+    /// The replica.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Changes the manifest, if the fence is still this writer's.
+    pub(crate) async fn change(
+        &self,
+        change: impl Fn(&mut Manifest) -> Result<()>,
+    ) -> Result<Manifest> {
+        let changed = |present: Option<Manifest>| {
+            let missing = || Error::NoReplica(self.replica.name.to_string());
+            let mut manifest = present.ok_or_else(missing)?;
+            if manifest.fence != self.fence {
+                return Err(Error::Fenced {
+                    own: self.fence.epoch,
+                    current: manifest.fence.epoch,
+                });
+            }
+            change(&mut manifest)?;
+            Ok(manifest)
+        };
+        self.replica.change(changed).await
+    }
+
+    /// Replaces the state that is kept with the replica.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::Store`].
+    pub async fn set_state(&self, state: &serde_json::Value) -> Result<()> {
+        let set = |manifest: &mut Manifest| {
+            manifest.state = state.clone();
+            Ok(())
+        };
+        self.change(set).await.map(drop)
+    }
+
+    pub(crate) fn objects(&self, manifest: &Manifest, disk: usize) -> Result<DiskObjects> {
+        self.replica.disk_objects(manifest, disk)
+    }
+
+    /// Begins or goes on with the copy of the machine's disk number `disk`.
+    ///
+    /// # Errors
+    /// [`Error::NoReplica`], [`Error::Store`].
+    pub async fn base(&self, disk: usize, progress: BaseProgress) -> Result<BaseWriter> {
+        let manifest = self.replica.existing().await?;
+        Ok(BaseWriter::new(self.objects(&manifest, disk)?, progress))
+    }
+
+    /// Publishes the copies of all disks as the checkpoint at barrier `sequence`. Publishing the same
+    /// again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::Refused`] if there is another base already, [`Error::Store`].
+    pub async fn publish_base(
+        &self,
+        sequence: Sequence,
+        roots: Vec<ContentDigest>,
+        point: Option<RecoveryPoint>,
+        state: &serde_json::Value,
+    ) -> Result<()> {
+        let checkpoint = Checkpoint { sequence, roots };
+        let publish = |manifest: &mut Manifest| {
+            if manifest.checkpoint.as_ref() == Some(&checkpoint) {
+                return Ok(());
+            }
+            if manifest.checkpoint.is_some() {
+                return Err(Error::Refused("the replica has a base already".into()));
+            }
+            manifest.checkpoint = Some(checkpoint.clone());
+            manifest.points.extend(point);
+            manifest.state = state.clone();
+            Ok(())
+        };
+        self.change(publish).await.map(drop)
+    }
+
+    /// Stores a sealed log of disk number `disk`; it is durable when this returns, and counts once it
+    /// is published.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the log is of another disk or size, [`Error::Log`], [`Error::Store`].
+    pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
+        let manifest = self.replica.existing().await?;
+        let header = log.header();
+        let ours = manifest.disks.get(disk);
+        if ours.is_none_or(|ours| ours.id != header.disk || ours.size != header.disk_size) {
+            let (disk, size) = (header.disk, header.disk_size.get());
+            let reason =
+                format!("the log is of disk {disk} with {size} bytes, not of this replica");
+            return Err(Error::Refused(reason));
+        }
+        let objects = self.objects(&manifest, disk)?;
+        let path = objects.layout.log(header.last, self.fence.epoch);
+        self.upload(log, &path).await?;
+        Ok(LogObject {
+            epoch: self.fence.epoch,
+            length: log.summary().file_length,
+            content: log.summary().content,
+        })
+    }
+
+    async fn upload(&self, log: &SealedLog, path: &object_store::path::Path) -> Result<()> {
+        let failed = |source| Error::store("write", path, source);
+        let length = log.summary().file_length.get();
+        let objects = &self.replica.store.objects;
+        if length <= PART {
+            let content = read_part(log, 0, length).await?;
+            let put = objects.put(path, PutPayload::from(content)).await;
+            return put.map(drop).map_err(failed);
+        }
+        let upload = objects.put_multipart(path).await.map_err(failed)?;
+        let part = usize::try_from(PART).unwrap_or(usize::MAX);
+        let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
+        let mut at = 0;
+        while at < length {
+            let content = match read_part(log, at, PART.min(length - at)).await {
+                Ok(content) => content,
+                Err(error) => {
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
+            };
+            at += content.len() as u64;
+            upload.wait_for_capacity(2).await.map_err(failed)?;
+            upload.put(content);
+        }
+        upload.finish().await.map(drop).map_err(failed)
+    }
+
+    /// Publishes the logs of one generation, and the recovery point that they lead to. Publishing
+    /// what is published already changes nothing but the state.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Store`].
+    pub async fn publish(
+        &self,
+        publication: &Publication,
+        state: &serde_json::Value,
+    ) -> Result<Manifest> {
+        let publish = |manifest: &mut Manifest| {
+            manifest.state = state.clone();
+            if !follows(manifest, publication)? {
+                return Ok(());
+            }
+            manifest.logs.push(publication.logs.clone());
+            manifest.points.extend(publication.point);
+            Ok(())
+        };
+        self.change(publish).await
+    }
+}
+
+/// Whether `publication` is the next in the manifest's history; `false` if it is there already.
+fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
+    let found = publication.logs.sequence;
+    let last = manifest.last().ok_or_else(|| {
+        Error::Refused("the replica has no base yet that a log could follow".into())
+    })?;
+    if manifest.logs.last() == Some(&publication.logs) {
+        return Ok(false);
+    }
+    let next = found == last.next() || (publication.resync && found > last);
+    if !next {
+        return Err(Error::OutOfSequence { last, found });
+    }
+    for (disk, predecessor) in publication.predecessors.iter().enumerate() {
+        let before = manifest
+            .logs
+            .iter()
+            .rev()
+            .find_map(|entry| *entry.disks.get(disk)?);
+        let known = before
+            .map(|log| log.content)
+            .filter(|_| *predecessor != ContentDigest::NONE);
+        if known.is_some_and(|known| known != *predecessor) {
+            return Err(Error::BrokenChain { sequence: found });
+        }
+    }
+    Ok(true)
+}
+
+async fn read_part(log: &SealedLog, at: u64, length: u64) -> Result<Bytes> {
+    let path = log.path().to_owned();
+    blocking(move || {
+        let mut content = vec![0; Length::new(length).to_usize().unwrap_or_default()];
+        let file = std::fs::File::open(&path);
+        let read = file.and_then(|file| file.read_exact_at(&mut content, at));
+        read.map_err(|source| Error::Folder {
+            operation: "read",
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(content.into())
+    })
+    .await
+}
+
+impl Replica {
+    pub(crate) fn disk_objects(&self, manifest: &Manifest, disk: usize) -> Result<DiskObjects> {
+        let found = manifest.disks.get(disk);
+        let found = found.ok_or_else(|| Error::Refused(format!("there is no disk {disk}")))?;
+        Ok(DiskObjects {
+            store: self.store.clone(),
+            layout: DiskLayout::new(&self.name, found.id),
+            size: found.size,
+        })
+    }
+}

@@ -1,0 +1,505 @@
+//! Replicas: every barrier reads back, one writer wins, damage is named.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its disks are small"
+)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use afterimage_block::{
+    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Epoch, Extent, Length, MachineId,
+    MemoryDisk, Offset, Sequence, SessionId, Timestamp,
+};
+use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_store::{
+    BaseProgress, Claim, Consistency, Error, LogEntry, PointSelector, Publication, RecoveryPoint,
+    Replica, ReplicaDisk, Store, Transition, Writer, block_digest,
+};
+use serde_json::Value;
+
+const SIZE: Length = Length::new((66 << 20) + 512);
+const DISK: DiskId = DiskId::from_bytes([1; 16]);
+const MACHINE: MachineId = MachineId::from_bytes([2; 16]);
+
+fn claim() -> Claim {
+    Claim {
+        machine: MACHINE,
+        session: SessionId::random(),
+        disks: vec![ReplicaDisk {
+            id: DISK,
+            name: "root".parse().unwrap(),
+            size: SIZE,
+        }],
+    }
+}
+
+async fn claimed(replica: &Replica) -> Writer {
+    replica.claim(claim(), |_| Ok(())).await.unwrap()
+}
+
+async fn in_folder(folder: &Path) -> Replica {
+    let store = Store::open(folder.to_str().unwrap()).await.unwrap();
+    store.replica("web-01".parse().unwrap())
+}
+
+fn point(sequence: u64) -> RecoveryPoint {
+    RecoveryPoint {
+        sequence: Sequence::new(sequence),
+        time: Timestamp::from_nanos(sequence * 1000),
+        consistency: Consistency::Crash,
+    }
+}
+
+/// A primary: a disk, and logs of what is written to it.
+struct Primary {
+    folder: tempfile::TempDir,
+    disk: Arc<MemoryDisk>,
+    last: ContentDigest,
+    seed: u64,
+}
+
+impl Primary {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            disk: Arc::new(MemoryDisk::new(SIZE)),
+            last: ContentDigest::NONE,
+            seed: 42,
+        }
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.seed >> 33) % below
+    }
+
+    /// Writes, zeroes and discards here and there, logged as generation `sequence`.
+    fn generation(&mut self, sequence: u64) -> SealedLog {
+        let path = self.folder.path().join(sequence.to_string());
+        let header = LogHeader {
+            disk: DISK,
+            disk_size: SIZE,
+            epoch: Epoch::new(1),
+            first: Sequence::new(sequence),
+            last: Sequence::new(sequence),
+            created: Timestamp::default(),
+        };
+        let mut log = FileWriter::create(&path, header, WriterOptions::default()).unwrap();
+        for _ in 0..12 {
+            let start = self.random(SIZE.get());
+            let length = (1 + self.random(300_000)).min(SIZE.get() - start);
+            let extent = Extent::new(Offset::new(start), Length::new(length)).unwrap();
+            let data = vec![u8::try_from(self.random(255)).unwrap() + 1; length as usize];
+            let change = match self.random(5) {
+                0 => Change::WriteZeroes(extent),
+                1 => Change::Discard(extent),
+                _ => Change::Write {
+                    offset: extent.start(),
+                    data: &data,
+                },
+            };
+            change.apply_to(self.disk.as_ref()).unwrap();
+            log.append(change, Timestamp::default()).unwrap();
+        }
+        log.seal(self.last).unwrap()
+    }
+
+    async fn copy(&self, writer: &Writer, sequence: u64) {
+        let mut base = writer.base(0, BaseProgress::default()).await.unwrap();
+        while base.next_page().is_some() {
+            base.copy_page(self.disk.clone()).await.unwrap();
+        }
+        let roots = vec![base.finish().await.unwrap()];
+        let barrier = Sequence::new(sequence);
+        let point = Some(point(sequence));
+        writer
+            .publish_base(barrier, roots, point, &Value::Null)
+            .await
+            .unwrap();
+    }
+
+    async fn ship(&mut self, writer: &Writer, sequence: u64) {
+        let log = self.generation(sequence);
+        let publication = self.publication(writer, &log, sequence).await;
+        writer.publish(&publication, &Value::Null).await.unwrap();
+        // An answer that was lost: it is published again.
+        writer.publish(&publication, &Value::Null).await.unwrap();
+        self.last = log.summary().content;
+    }
+
+    async fn publication(&self, writer: &Writer, log: &SealedLog, sequence: u64) -> Publication {
+        Publication {
+            logs: LogEntry {
+                sequence: Sequence::new(sequence),
+                disks: vec![Some(writer.put_log(0, log).await.unwrap())],
+            },
+            predecessors: vec![log.summary().predecessor],
+            resync: false,
+            point: Some(point(sequence)),
+        }
+    }
+}
+
+async fn contents(replica: &Replica, sequence: u64) -> Vec<u8> {
+    let opened = replica.open_point(Sequence::new(sequence)).await.unwrap();
+    let target = Arc::new(MemoryDisk::new(SIZE));
+    opened.disks[0]
+        .restore(target.clone(), |_| ())
+        .await
+        .unwrap();
+    target.contents()
+}
+
+/// Every offered point is its barrier, through retention and folding; stored digests are those of
+/// the content; reads of any range agree.
+async fn points_read_back(replica: Replica) {
+    let mut primary = Primary::new();
+    let writer = claimed(&replica).await;
+    primary.generation(1);
+    primary.copy(&writer, 1).await;
+    let mut images = vec![(1, primary.disk.contents())];
+    for sequence in 2..26 {
+        primary.ship(&writer, sequence).await;
+        images.push((sequence, primary.disk.contents()));
+        writer.retain(4).await.unwrap();
+        let manifest = replica.existing().await.unwrap();
+        assert!(
+            manifest.points.len() <= 4 && manifest.logs.len() < 13,
+            "{manifest:?}"
+        );
+        let oldest = manifest.points[0].sequence.get();
+        images.retain(|(sequence, _)| *sequence >= oldest);
+        if sequence % 6 == 0 {
+            for (sequence, image) in &images {
+                assert!(
+                    contents(&replica, *sequence).await == *image,
+                    "point {sequence}"
+                );
+            }
+        }
+    }
+    let (last, image) = images.last().unwrap();
+    let opened = replica.open_point(Sequence::new(*last)).await.unwrap();
+    let disk = &opened.disks[0];
+    for _ in 0..40 {
+        let start = primary.random(SIZE.get());
+        let length = (1 + primary.random(3_000_000)).min(SIZE.get() - start);
+        let extent = Extent::new(Offset::new(start), Length::new(length)).unwrap();
+        let expected = &image[start as usize..(start + length) as usize];
+        assert!(disk.read(extent).await.unwrap() == expected, "{extent}");
+        let block = Offset::new(start / 65_536 * 65_536);
+        let end = (block.get() + 65_536).min(SIZE.get()) as usize;
+        let expected = block_digest(&image[block.get() as usize..end]);
+        assert_eq!(disk.block_digest(block).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn points_read_back_from_memory() {
+    let store = Store::open("memory://points").await.unwrap();
+    points_read_back(store.replica("a".parse().unwrap())).await;
+}
+
+#[tokio::test]
+async fn points_read_back_from_a_folder_and_little_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    points_read_back(in_folder(folder.path()).await).await;
+    let disk = folder.path().join(format!("machines/web-01/disks/{DISK}"));
+    let count = |name: &str| std::fs::read_dir(disk.join(name)).unwrap().count();
+    assert_eq!(count("roots"), 1);
+    assert_eq!(count("pages"), 2);
+    assert!(count("chunks") <= 67 && count("logs") < 13);
+}
+
+#[tokio::test]
+async fn a_second_claim_fences_the_first_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let mut primary = Primary::new();
+    let first = claimed(&replica).await;
+    primary.copy(&first, 1).await;
+    let second = claimed(&replica).await;
+    assert!(second.epoch() > first.epoch());
+    let log = primary.generation(2);
+    let publication = primary.publication(&first, &log, 2).await;
+    let before = replica.existing().await.unwrap();
+    let fenced = first.publish(&publication, &Value::Null).await.unwrap_err();
+    assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
+    assert!(!fenced.is_recoverable());
+    assert_eq!(replica.existing().await.unwrap(), before);
+    second.publish(&publication, &Value::Null).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_that_race_one_holds_the_fence() {
+    for url in ["memory://race".to_owned(), {
+        let folder = tempfile::tempdir().unwrap().keep();
+        folder.to_str().unwrap().to_owned()
+    }] {
+        let store = Store::open(&url).await.unwrap();
+        let replica = store.replica("a".parse().unwrap());
+        let tasks: Vec<_> = (0..12)
+            .map(|_| {
+                let replica = replica.clone();
+                tokio::spawn(async move { claimed(&replica).await })
+            })
+            .collect();
+        let mut writers = Vec::new();
+        for task in tasks {
+            writers.push(task.await.unwrap());
+        }
+        let mut epochs: Vec<_> = writers.iter().map(Writer::epoch).collect();
+        epochs.sort();
+        epochs.dedup();
+        assert_eq!(epochs.len(), 12, "every claim has an epoch of its own");
+        let mut alive = 0;
+        for writer in &writers {
+            alive += usize::from(writer.set_state(&Value::Null).await.is_ok());
+        }
+        assert_eq!(alive, 1);
+        if !url.starts_with("memory") {
+            std::fs::remove_dir_all(url).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_transition_can_fence_and_keeps_what_is_published() {
+    let store = Store::open("memory://transition").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let fence = |fences| {
+        move |_: &afterimage_store::Manifest| {
+            Ok(Transition {
+                state: Value::from("failed over"),
+                fences,
+            })
+        }
+    };
+    replica.transition(fence(false)).await.unwrap();
+    writer.set_state(&Value::Null).await.unwrap();
+    let manifest = replica.transition(fence(true)).await.unwrap();
+    assert_eq!(manifest.state, Value::from("failed over"));
+    assert!(matches!(
+        writer.set_state(&Value::Null).await,
+        Err(Error::Fenced { .. })
+    ));
+    let refuses = |_: &Value| Err(Error::Refused("failed over".into()));
+    assert!(matches!(
+        replica.claim(claim(), refuses).await,
+        Err(Error::Refused(_))
+    ));
+}
+
+#[tokio::test]
+async fn other_machines_and_other_disks_are_refused() {
+    let store = Store::open("memory://others").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    claimed(&replica).await;
+    let mut other = claim();
+    other.machine = MachineId::random();
+    let error = replica.claim(other, |_| Ok(())).await.unwrap_err();
+    assert!(matches!(error, Error::NameTaken { .. }), "{error}");
+    let mut grown = claim();
+    grown.disks[0].size = Length::gib(1);
+    let error = replica.claim(grown, |_| Ok(())).await.unwrap_err();
+    assert!(matches!(error, Error::OtherDisks { .. }), "{error}");
+    assert!(error.to_string().contains("1073741824 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn gaps_and_broken_chains_are_refused_unless_a_resync_makes_up_for_them() {
+    let store = Store::open("memory://gaps").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    primary.ship(&writer, 2).await;
+    let log = primary.generation(4);
+    let mut publication = primary.publication(&writer, &log, 4).await;
+    let error = writer
+        .publish(&publication, &Value::Null)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::OutOfSequence { .. }), "{error}");
+    publication.resync = true;
+    publication.predecessors = vec![ContentDigest::NONE];
+    writer.publish(&publication, &Value::Null).await.unwrap();
+    primary.last = ContentDigest::new([9; 32]);
+    let log = primary.generation(5);
+    let publication = primary.publication(&writer, &log, 5).await;
+    let error = writer
+        .publish(&publication, &Value::Null)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::BrokenChain { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn points_are_chosen_by_number_and_by_time() {
+    let store = Store::open("memory://choice").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    primary.ship(&writer, 2).await;
+    let manifest = replica.existing().await.unwrap();
+    let select = |selector| manifest.select(selector).map(|point| point.sequence.get());
+    assert_eq!(select(PointSelector::Latest).unwrap(), 2);
+    assert_eq!(
+        select(PointSelector::Sequence(Sequence::new(1))).unwrap(),
+        1
+    );
+    assert_eq!(
+        select(PointSelector::AtOrBefore(Timestamp::from_nanos(1999))).unwrap(),
+        1
+    );
+    let error = select(PointSelector::Sequence(Sequence::new(7))).unwrap_err();
+    assert!(error.to_string().contains("1 to 2"), "{error}");
+    assert!(select(PointSelector::AtOrBefore(Timestamp::from_nanos(3))).is_err());
+}
+
+#[tokio::test]
+async fn a_copy_that_was_cut_goes_on_at_its_page() {
+    let store = Store::open("memory://cut").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.generation(1);
+    let mut base = writer.base(0, BaseProgress::default()).await.unwrap();
+    base.copy_page(primary.disk.clone()).await.unwrap();
+    let kept = serde_json::to_string(&base.progress()).unwrap();
+    drop(base);
+    let progress: BaseProgress = serde_json::from_str(&kept).unwrap();
+    let mut base = writer.base(0, progress).await.unwrap();
+    assert_eq!(base.next_page().unwrap().start().get(), 64 << 20);
+    base.copy_page(primary.disk.clone()).await.unwrap();
+    assert_eq!(base.next_page(), None);
+    let roots = vec![base.finish().await.unwrap()];
+    writer
+        .publish_base(Sequence::new(1), roots, None, &Value::Null)
+        .await
+        .unwrap();
+    assert!(contents(&replica, 1).await == primary.disk.contents());
+}
+
+#[tokio::test]
+async fn damage_is_named_and_never_read_as_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.generation(1);
+    primary.copy(&writer, 1).await;
+    primary.ship(&writer, 2).await;
+    let disk = folder.path().join(format!("machines/web-01/disks/{DISK}"));
+    for kind in ["roots", "pages", "chunks", "logs"] {
+        let mut objects: Vec<_> = std::fs::read_dir(disk.join(kind))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        objects.sort();
+        let object = &objects[0];
+        let whole = std::fs::read(object).unwrap();
+        let mut flipped = whole.clone();
+        let at = if kind == "logs" { 200 } else { whole.len() / 2 };
+        flipped[at] ^= 4;
+        for damage in [Some(flipped), Some(whole[..whole.len() - 1].to_vec()), None] {
+            match &damage {
+                Some(bytes) => std::fs::write(object, bytes).unwrap(),
+                None => std::fs::remove_file(object).unwrap(),
+            }
+            let result = restore(&replica, 2).await;
+            let error = result.expect_err("damage is not data").to_string();
+            let name = object.file_name().unwrap().to_str().unwrap();
+            assert!(error.contains(name) || kind == "logs", "{kind}: {error}");
+        }
+        std::fs::write(object, whole).unwrap();
+        restore(&replica, 2).await.unwrap();
+    }
+}
+
+async fn restore(replica: &Replica, sequence: u64) -> Result<(), Error> {
+    let opened = replica.open_point(Sequence::new(sequence)).await?;
+    opened.disks[0]
+        .restore(Arc::new(MemoryDisk::new(SIZE)), |_| ())
+        .await
+}
+
+#[tokio::test]
+async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    primary.ship(&writer, 2).await;
+    let path = folder.path().join("machines/web-01/manifest.json");
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 0..whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let error = replica.manifest().await.unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+    let text = String::from_utf8(whole.clone()).unwrap();
+    let newer = text.replacen("\"format\":1", "\"format\":2", 1);
+    std::fs::write(&path, &newer).unwrap();
+    let error = replica.claim(claim(), |_| Ok(())).await.unwrap_err();
+    assert!(matches!(error, Error::NewerFormat { found: 2 }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+    let other = text.replacen("web-01", "web-02", 1);
+    std::fs::write(&path, other).unwrap();
+    assert!(matches!(
+        replica.manifest().await,
+        Err(Error::Damaged { .. })
+    ));
+    std::fs::write(&path, &whole).unwrap();
+    std::fs::write(folder.path().join("afterimage.json"), r#"{"format":9}"#).unwrap();
+    let error = Store::open(folder.path().to_str().unwrap())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::NewerFormat { found: 9 }), "{error}");
+}
+
+#[tokio::test]
+async fn unknown_urls_are_refused() {
+    for url in ["", "ftp://x", "az://container"] {
+        assert!(
+            matches!(Store::open(url).await, Err(Error::Url { .. })),
+            "{url}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_point_is_a_block_device_for_threads() {
+    let store = Store::open("memory://device").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let primary = Primary::new();
+    primary
+        .disk
+        .write_at(Offset::new(5 << 20), &[3; 4096])
+        .unwrap();
+    primary.copy(&writer, 1).await;
+    let point = replica.open_point(Sequence::new(1)).await.unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let device = afterimage_store::BlockingDisk::new(point.disks[0].clone(), runtime);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = [0; 8192];
+        device
+            .read_at(Offset::new((5 << 20) - 4096), &mut bytes)
+            .unwrap();
+        let hole = device.next_run(Offset::ZERO).unwrap().unwrap();
+        assert_eq!(hole.extent.end(), Offset::new(5 << 20));
+        bytes
+    });
+    let bytes = read.await.unwrap();
+    assert!(bytes[..4096] == [0; 4096] && bytes[4096..] == [3; 4096]);
+}
