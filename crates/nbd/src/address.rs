@@ -1,11 +1,16 @@
 //! Where a server listens, and how its exports are named from outside.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::{Error, Result};
+
+/// The port that IANA assigned to NBD.
+const DEFAULT_PORT: u16 = 10809;
 
 /// Where a server listens: `unix:PATH` or `tcp:ADDRESS:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,10 +26,14 @@ impl ListenAddress {
     pub fn uri(&self, export: &str) -> String {
         match self {
             Self::Unix(path) => {
-                let path = percent_encoded(&path.to_string_lossy());
-                format!("nbd+unix:///{}?socket={path}", percent_encoded(export))
+                let path = percent_encoded(path.as_os_str().as_bytes());
+                let export = percent_encoded(export.as_bytes());
+                format!("nbd+unix:///{export}?socket={path}")
             }
-            Self::Tcp(address) => format!("nbd://{address}/{}", percent_encoded(export)),
+            Self::Tcp(address) => {
+                let export = percent_encoded(export.as_bytes());
+                format!("nbd://{address}/{export}")
+            }
         }
     }
 
@@ -33,19 +42,25 @@ impl ListenAddress {
     /// # Errors
     /// [`Error::Address`] if it is not one, or names a host by anything but its IP address.
     pub fn parse_uri(uri: &str) -> Result<(Self, String)> {
-        let invalid = || Error::Address(uri.into());
-        if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
-            let (export, path) = rest.split_once("?socket=").ok_or_else(invalid)?;
-            let path = percent_decoded(path).ok_or_else(invalid)?;
-            let export = percent_decoded(export).ok_or_else(invalid)?;
-            return Ok((Self::Unix(path.into()), export));
-        }
-        let rest = uri.strip_prefix("nbd://").ok_or_else(invalid)?;
-        let (address, export) = rest.split_once('/').unwrap_or((rest, ""));
-        let address = address.parse().map_err(|_| invalid())?;
-        let export = percent_decoded(export).ok_or_else(invalid)?;
-        Ok((Self::Tcp(address), export))
+        parse_uri(uri).ok_or_else(|| Error::Address(uri.into()))
     }
+}
+
+fn parse_uri(uri: &str) -> Option<(ListenAddress, String)> {
+    let export = |text| String::from_utf8(percent_decoded(text)?).ok();
+    if let Some(rest) = uri.strip_prefix("nbd+unix:///") {
+        let (name, path) = rest.split_once("?socket=")?;
+        let path = OsString::from_vec(percent_decoded(path)?);
+        return Some((ListenAddress::Unix(path.into()), export(name)?));
+    }
+    let rest = uri.strip_prefix("nbd://")?;
+    let (host, name) = rest.split_once('/').unwrap_or((rest, ""));
+    let on_default_port = |host: IpAddr| SocketAddr::new(host, DEFAULT_PORT);
+    let address = host
+        .parse()
+        .or_else(|_| host.parse().map(on_default_port))
+        .ok()?;
+    Some((ListenAddress::Tcp(address), export(name)?))
 }
 
 impl FromStr for ListenAddress {
@@ -70,16 +85,24 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-fn percent_encoded(text: &str) -> String {
+fn percent_encoded(bytes: &[u8]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
-    let encode = |byte: u8| match plain(byte) {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
-    };
-    text.bytes().map(encode).collect()
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if plain(byte) {
+            text.push(char::from(byte));
+        } else {
+            text.extend(['%', hex(byte >> 4), hex(byte & 15)]);
+        }
+    }
+    text
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).map_or('0', |digit| digit.to_ascii_uppercase())
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -91,7 +114,7 @@ fn percent_decoded(text: &str) -> Option<String> {
         let value = digit(rest.next())? * 16 + digit(rest.next())?;
         bytes.push(u8::try_from(value).ok()?);
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -112,6 +135,21 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_port_of_a_uri_defaults_to_the_assigned_one() {
+        let (address, export) = ListenAddress::parse_uri("nbd://127.0.0.1").unwrap();
+        assert_eq!(address.to_string(), "tcp:127.0.0.1:10809");
+        assert_eq!(export, "");
+    }
+
+    #[test]
+    fn paths_that_are_not_utf_8_survive_a_uri() {
+        let path = OsString::from_vec(vec![b'/', 0xff, b'?', b'%']);
+        let address = ListenAddress::Unix(path.into());
+        let (back, _) = ListenAddress::parse_uri(&address.uri("disk")).unwrap();
+        assert_eq!(back, address);
     }
 
     #[test]

@@ -4,15 +4,17 @@ use std::io::{self, Read};
 
 use crate::export::{Export, Exports};
 use crate::protocol::{
-    BASE_ALLOCATION, BASE_ALLOCATION_ID, Fields, Frame, MAGIC, NAME_MAX, OPTION_MAGIC,
-    handshake_flag, info, option, option_reply, reply,
+    BASE_ALLOCATION, BASE_ALLOCATION_ID, Fields, Frame, MAGIC, OPTION_MAGIC, handshake_flag, info,
+    option, option_reply, reply,
 };
 use crate::server::ServerOptions;
 use crate::stream::{Stream, write_frame};
 
 /// The longest payload of an option that is looked at. The longest that means anything holds an
 /// export name and a few context names.
-const OPTION_MAX: usize = 4 * NAME_MAX;
+const OPTION_MAX: u32 = 16 << 10;
+/// Longer ones are not even skipped: the client is cut off.
+const SKIPPED_MAX: u64 = 1 << 20;
 
 /// What a client settled on.
 pub(crate) struct Negotiated {
@@ -94,11 +96,11 @@ impl<'a> Handshake<'a> {
             return Ok(Next::Close);
         }
         let option = u32::from_be_bytes(self.read()?);
-        let length = u32::from_be_bytes(self.read()?) as usize;
+        let length = u32::from_be_bytes(self.read()?);
         if length > OPTION_MAX {
-            return self.too_big(option, length);
+            return self.too_big(option, length.into());
         }
-        let mut payload = vec![0; length];
+        let mut payload = vec![0; length as usize];
         let mut stream = self.stream;
         stream.read_exact(&mut payload)?;
         match option {
@@ -125,13 +127,12 @@ impl<'a> Handshake<'a> {
     }
 
     /// Skips a payload that nothing legitimate needs, up to a limit.
-    fn too_big(&self, option: u32, length: usize) -> io::Result<Next> {
-        const SKIPPED_MAX: usize = 1 << 20;
+    fn too_big(&self, option: u32, length: u64) -> io::Result<Next> {
         if option == option::EXPORT_NAME || length > SKIPPED_MAX {
             return Ok(Next::Close);
         }
-        let skipped = io::copy(&mut self.stream.take(length as u64), &mut io::sink())?;
-        if skipped < length as u64 {
+        let skipped = io::copy(&mut self.stream.take(length), &mut io::sink())?;
+        if skipped < length {
             return Ok(Next::Close);
         }
         self.refuse(option, reply::ERR_TOO_BIG, "the option is too long")
@@ -220,6 +221,11 @@ impl<'a> Handshake<'a> {
     }
 
     fn contexts(&mut self, option: u32, payload: &[u8]) -> io::Result<Next> {
+        let sets = option == option::SET_META_CONTEXT;
+        if sets {
+            // Whatever was set before is gone, even if this fails.
+            self.base_allocation = None;
+        }
         let mut fields = Fields(payload);
         let (Some(name), Some(count)) = (fields.name(), fields.u32()) else {
             return self.refuse(option, reply::ERR_INVALID, "the request is malformed");
@@ -238,7 +244,6 @@ impl<'a> Handshake<'a> {
         if self.exports.find(name).is_none() {
             return self.refuse(option, reply::ERR_UNKNOWN, "no export has this name");
         }
-        let sets = option == option::SET_META_CONTEXT;
         let lists_all = !sets && queries.is_empty();
         let matches = |query: &&str| *query == BASE_ALLOCATION || (!sets && *query == "base:");
         let found = lists_all || queries.iter().any(matches);

@@ -32,26 +32,36 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # What it takes
+//!
+//! Options: EXPORT_NAME, ABORT, LIST, INFO, GO, STRUCTURED_REPLY, LIST_META_CONTEXT and
+//! SET_META_CONTEXT with `base:allocation`. Commands: READ (holes are told, not sent), WRITE, FLUSH,
+//! TRIM, WRITE_ZEROES, BLOCK_STATUS, DISC, with FUA, NO_HOLE, DF and REQ_ONE. A flush on one
+//! connection covers all. FAST_ZERO is not offered, since a hole cannot be promised on every
+//! filesystem; a request with the flag gets EINVAL, as the specification asks.
+//!
 //! # Architecture
 //!
 //! Threads, not an async runtime: block I/O through the page cache is synchronous, and a worker that
 //! reads the request, does the I/O and writes the reply never hands anything over to anybody. Memory
-//! is bounded: the longest request and the sum of all in flight are limits of [`ServerOptions`].
-//!
-//! FAST_ZERO is not offered, since a hole cannot be promised on every filesystem; a request with the
-//! flag gets EINVAL, as the specification asks.
+//! is bounded: the longest request and the sum of all in flight are limits of [`ServerOptions`]. A
+//! client that stops in the middle of a request or does not take its replies is cut off after 30
+//! seconds; an idle one may stay for as long as it likes.
 //!
 //! [Network Block Device]: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
 
 #![warn(clippy::indexing_slicing)]
 
 mod address;
-mod budget;
 mod client;
 mod error;
 mod export;
 mod handshake;
+mod listener;
+mod pool;
 mod protocol;
+mod responder;
+mod runs;
 mod server;
 mod stream;
 mod transmission;

@@ -121,6 +121,7 @@ pub(crate) mod errno {
     pub(crate) const EINVAL: u32 = 22;
     pub(crate) const ENOSPC: u32 = 28;
     pub(crate) const EOVERFLOW: u32 = 75;
+    pub(crate) const ENOTSUP: u32 = 95;
     pub(crate) const ESHUTDOWN: u32 = 108;
 }
 
@@ -136,6 +137,17 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) const LEN: usize = 28;
+
+    /// A request for nothing in particular, with cookie 0.
+    pub(crate) const fn bare(command: u16) -> Self {
+        Self {
+            flags: 0,
+            command,
+            cookie: 0,
+            offset: 0,
+            length: 0,
+        }
+    }
 
     /// The request in `frame`; `None` if its magic is wrong.
     pub(crate) fn parse(frame: &[u8; Self::LEN]) -> Option<Self> {

@@ -1,39 +1,42 @@
-//! Listening, and the life of connections.
+//! The life of a server and of its connections.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
-use std::net::{Shutdown, TcpListener};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use afterimage_block::Length;
 
-use crate::budget::Budget;
 use crate::handshake::Handshake;
+use crate::listener::{Listener, Waker};
+use crate::pool::Pool;
 use crate::stream::Stream;
 use crate::transmission::Transmission;
 use crate::{Error, Exports, ListenAddress, Result};
 
-/// A client that takes longer for one step of the handshake, or to take one reply, is cut off.
+/// A client that takes longer for one step of the handshake, for the rest of a request, or to take a
+/// reply, is cut off.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long clients may take for the last replies once the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// The stack of a thread that serves.
+pub(crate) const STACK_BYTES: usize = 512 << 10;
 
 /// Limits of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerOptions {
     /// Requests of one connection that are worked on at once, at least 1. Default 16.
     pub in_flight_max: usize,
-    /// The longest READ or WRITE, 64 KiB to 32 MiB. Longer ones get EOVERFLOW. Default 4 MiB.
+    /// The longest READ or WRITE, 64 KiB to 32 MiB; longer ones are refused. Default 32 MiB, which
+    /// every server should take by the specification.
     pub request_length_max: Length,
-    /// The memory for the data of all requests in flight, at least one of the longest. Default
-    /// 32 MiB.
+    /// The memory for the data of all requests in flight, at least one of the longest; requests
+    /// wait when it is used up. Default 64 MiB.
     pub memory_max: Length,
     /// Connections at a time; further ones are closed at once. Default 64.
     pub connections_max: usize,
@@ -43,8 +46,8 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             in_flight_max: 16,
-            request_length_max: Length::mib(4),
-            memory_max: Length::mib(32),
+            request_length_max: Length::mib(32),
+            memory_max: Length::mib(64),
             connections_max: 64,
         }
     }
@@ -57,9 +60,9 @@ impl ServerOptions {
         u32::try_from(bytes).unwrap_or(32 << 20)
     }
 
-    fn budget(&self) -> Budget {
+    fn pool(&self) -> Pool {
         let wanted = self.memory_max.to_usize().unwrap_or(usize::MAX);
-        Budget::new(wanted.max(self.request_max() as usize))
+        Pool::new(wanted.max(self.request_max() as usize))
     }
 }
 
@@ -68,19 +71,20 @@ impl ServerOptions {
 pub struct Server {
     shared: Arc<Shared>,
     address: ListenAddress,
+    waker: Option<Waker>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     exports: Exports,
     options: ServerOptions,
-    budget: Budget,
+    pool: Pool,
     stopping: AtomicBool,
     connections: Mutex<Connections>,
 }
 
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
             .field("options", &self.options)
             .finish_non_exhaustive()
@@ -94,20 +98,6 @@ struct Connections {
     last: u64,
 }
 
-enum Listener {
-    Unix(UnixListener),
-    Tcp(TcpListener),
-}
-
-impl Listener {
-    fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(listener) => Ok(Stream::Unix(listener.accept()?.0)),
-            Self::Tcp(listener) => Stream::tcp(listener.accept()?.0),
-        }
-    }
-}
-
 impl Server {
     /// Listens on `address` and serves `exports` until it is stopped.
     ///
@@ -115,25 +105,29 @@ impl Server {
     /// behind is replaced. TCP is served on loopback only: there is no TLS here.
     ///
     /// # Errors
-    /// [`Error::NotLoopback`], [`Error::InUse`] if a server answers on the socket, [`Error::Io`] if
-    /// the address cannot be listened on.
+    /// [`Error::NotLoopback`]; [`Error::InUse`] if a server answers on the socket;
+    /// [`Error::NotASocket`] if something else is there; [`Error::Io`] if the address cannot be
+    /// listened on.
     pub fn bind(address: &ListenAddress, exports: Exports, options: ServerOptions) -> Result<Self> {
-        let (listener, address) = listen(address)?;
+        let (listener, waker, address) = Listener::bind(address)?;
         let shared = Arc::new(Shared {
-            budget: options.budget(),
+            pool: options.pool(),
             exports,
             options,
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
-        let acceptor = thread::Builder::new()
-            .name("nbd-accept".into())
-            .spawn(move || accepting.accept(&listener))
-            .map_err(|source| io_error("listen on", &address, source))?;
+        let acceptor = spawn("nbd-accept", move || accepting.accept(&listener));
+        let acceptor = acceptor.map_err(|source| Error::Io {
+            operation: "listen on",
+            peer: address.to_string(),
+            source,
+        })?;
         Ok(Self {
             shared,
             address,
+            waker: Some(waker),
             acceptor: Some(acceptor),
         })
     }
@@ -148,9 +142,10 @@ impl Server {
         self.address.uri(name)
     }
 
-    /// Accepts no more connections and no more requests, waits until those that were read are
-    /// answered, and closes everything. Clients that do not take their answers are cut off after a
-    /// few seconds.
+    /// Accepts no more connections, finishes and answers the requests that are being worked on,
+    /// refuses those that still arrive with ESHUTDOWN, closes everything and removes the Unix
+    /// socket. Clients that do not take their answers are cut off after five seconds; only a device
+    /// that does not return can hold this up for longer.
     pub fn stop(self) {
         drop(self);
     }
@@ -159,14 +154,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        // The acceptor sees that it is to stop when it next accepts.
-        let woken = Stream::connect(&self.address);
-        if let (Some(acceptor), Ok(_)) = (self.acceptor.take(), woken) {
-            join(acceptor);
-        }
-        if let ListenAddress::Unix(path) = &self.address {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.waker.take());
+        self.acceptor.take().into_iter().for_each(join);
         self.shared.farewell();
     }
 }
@@ -180,12 +169,9 @@ impl Shared {
 
     fn accept(self: &Arc<Self>, listener: &Listener) {
         loop {
-            let stream = listener.accept();
-            if self.stopping.load(Ordering::Acquire) {
-                return;
-            }
-            match stream {
-                Ok(stream) => self.open(stream),
+            match listener.accept() {
+                Ok(Some(stream)) => self.open(stream),
+                Ok(None) => return,
                 Err(error) => {
                     // Out of file handles, most likely: others will be closed.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -205,16 +191,12 @@ impl Shared {
         connections.last += 1;
         let (id, stream) = (connections.last, Arc::new(stream));
         connections.open.insert(id, Arc::clone(&stream));
-        let shared = Arc::clone(self);
-        let serve = move || {
-            shared.serve(&stream);
-            let _ = stream.shutdown(Shutdown::Both);
-            shared.connections().open.remove(&id);
+        let open = OpenConnection {
+            shared: Arc::clone(self),
+            stream,
+            id,
         };
-        match thread::Builder::new()
-            .name("nbd-connection".into())
-            .spawn(serve)
-        {
+        match spawn("nbd-connection", move || open.serve()) {
             Ok(thread) => connections.threads.push(thread),
             Err(error) => {
                 tracing::warn!(%error, "cannot serve another connection");
@@ -223,94 +205,67 @@ impl Shared {
         }
     }
 
-    fn serve(&self, stream: &Stream) {
-        let limits = stream
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-        let handshake = Handshake::new(stream, &self.exports, &self.options);
-        let negotiated = match limits.and_then(|()| handshake.run()) {
-            Ok(Some(negotiated)) => negotiated,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(%error, "handshake failed");
-                return;
-            }
-        };
-        // From here on a client may be idle for as long as it likes.
-        if stream.set_read_timeout(None).is_ok() {
-            let (options, budget) = (&self.options, &self.budget);
-            Transmission::new(stream, negotiated, options, budget, &self.stopping).run();
-        }
-    }
-
     /// Ends every connection once its requests are answered.
     fn farewell(&self) {
         let threads = {
             let mut connections = self.connections();
             for stream in connections.open.values() {
-                let _ = stream.set_write_timeout(Some(FAREWELL));
                 let _ = stream.shutdown(Shutdown::Read);
             }
             std::mem::take(&mut connections.threads)
         };
+        let deadline = Instant::now() + FAREWELL;
+        while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        for stream in self.connections().open.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         threads.into_iter().for_each(join);
     }
+}
+
+/// A connection that is known to the server, until it is dropped.
+struct OpenConnection {
+    shared: Arc<Shared>,
+    stream: Arc<Stream>,
+    id: u64,
+}
+
+impl OpenConnection {
+    fn serve(&self) {
+        if let Err(error) = self.converse() {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+
+    fn converse(&self) -> io::Result<()> {
+        let (stream, shared) = (&*self.stream, &*self.shared);
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let handshake = Handshake::new(stream, &shared.exports, &shared.options);
+        if let Some(negotiated) = handshake.run()? {
+            let (options, pool) = (&shared.options, &shared.pool);
+            Transmission::new(stream, negotiated, options, pool, &shared.stopping).run();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.shared.connections().open.remove(&self.id);
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let builder = thread::Builder::new().name(name.into());
+    builder.stack_size(STACK_BYTES).spawn(run)
 }
 
 fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         tracing::error!("a thread of the server panicked");
-    }
-}
-
-fn listen(address: &ListenAddress) -> Result<(Listener, ListenAddress)> {
-    let failed = |source| io_error("listen on", address, source);
-    match address {
-        ListenAddress::Tcp(socket) if !socket.ip().is_loopback() => {
-            Err(Error::NotLoopback(*socket))
-        }
-        ListenAddress::Tcp(socket) => {
-            let listener = TcpListener::bind(socket).map_err(failed)?;
-            let actual = listener.local_addr().map_err(failed)?;
-            Ok((Listener::Tcp(listener), ListenAddress::Tcp(actual)))
-        }
-        ListenAddress::Unix(path) => {
-            let listener = listen_unix(path)?;
-            Ok((Listener::Unix(listener), address.clone()))
-        }
-    }
-}
-
-/// Makes the socket under a temporary name, for its owner only, and renames it into place: it is
-/// never there with wider permissions.
-fn listen_unix(path: &Path) -> Result<UnixListener> {
-    let address = ListenAddress::Unix(path.into());
-    let failed = |source| io_error("listen on", &address, source);
-    if UnixStream::connect(path).is_ok() {
-        return Err(Error::InUse(path.into()));
-    }
-    if std::fs::symlink_metadata(path).is_ok_and(|found| !is_socket(&found)) {
-        return Err(failed(io::ErrorKind::AlreadyExists.into()));
-    }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let _ = std::fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary).map_err(failed)?;
-    let private = std::fs::Permissions::from_mode(0o600);
-    std::fs::set_permissions(&temporary, private).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)?;
-    Ok(listener)
-}
-
-fn is_socket(metadata: &std::fs::Metadata) -> bool {
-    std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type())
-}
-
-fn io_error(operation: &'static str, address: &ListenAddress, source: io::Error) -> Error {
-    Error::Io {
-        operation,
-        peer: address.to_string(),
-        source,
     }
 }

@@ -28,6 +28,14 @@ impl Stream {
         Ok(Self::Tcp(stream))
     }
 
+    /// Sockets accepted from a non-blocking listener are so too on some systems.
+    pub(crate) fn set_blocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => stream.set_nonblocking(false),
+            Self::Tcp(stream) => stream.set_nonblocking(false),
+        }
+    }
+
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.shutdown(how),
