@@ -123,6 +123,17 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_of_a_digest_counts() {
+        let digest = [7; 32];
+        for at in 0..32 {
+            let mut other = digest;
+            other[at] ^= 1;
+            assert_ne!(Signature::from(digest), Signature::from(other), "byte {at}");
+        }
+        assert_ne!(Signature::from(digest), Signature::Zero);
+    }
+
+    #[test]
     fn stored_bytes_round_trip_with_zeros_for_zero() {
         for block in [&[0; 64][..], &[1; 64], b"abc"] {
             let signature = sign::<Sha256>(block);
