@@ -74,12 +74,14 @@ pub struct Barrier {
 }
 
 /// The logs of one generation on their way to the replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shipment {
     /// The generation.
     pub sequence: Sequence,
     /// When its barrier was.
     pub time: Timestamp,
+    /// Which disks' logs there are; the others were lost, and are in doubt.
+    pub present: Vec<bool>,
     /// Whether the replica is at a recovery point once it has them.
     pub point: bool,
 }

@@ -145,6 +145,14 @@ pub enum Event {
     Prepared,
     /// The open logs have grown to these lengths, one for each disk.
     LogsGrew(Vec<Length>),
+    /// The log of the oldest unshipped generation turned out to be unreadable for the disk with this
+    /// index in the machine's order. It answers [`Action::Ship`](crate::Action::Ship).
+    LogUnreadable {
+        /// The disk's index.
+        disk: usize,
+    },
+    /// An open log nears one of its limits, so that a barrier should come soon.
+    LogNearlyFull,
     /// The disk with this index in the machine's order was changed while nothing tracked it.
     ChangedUntracked {
         /// The disk's index.
@@ -165,7 +173,7 @@ impl Event {
         match self {
             Self::Claimed { .. } => Some(Task::Claim),
             Self::Copied => Some(Task::Copy),
-            Self::Shipped => Some(Task::Ship),
+            Self::Shipped | Self::LogUnreadable { .. } => Some(Task::Ship),
             Self::Resynchronized => Some(Task::Resync),
             Self::Prepared => Some(Task::Prepare),
             _ => None,

@@ -209,6 +209,11 @@ impl Machine {
                 self.lanes.open_lengths = lengths;
                 Vec::new()
             }
+            (_, Event::LogUnreadable { disk }) => self.log_unreadable(disk),
+            (_, Event::LogNearlyFull) => {
+                self.next_barrier = self.next_barrier.min(now);
+                Vec::new()
+            }
             (_, Event::ChangedUntracked { disk }) => {
                 if let Some(doubt) = self.doubt.get_mut(disk) {
                     *doubt = Scope::Everything;
@@ -401,6 +406,22 @@ impl Machine {
         let sequence = sealed.sequence;
         self.durable = Some(sequence);
         self.discard_through(sequence)
+    }
+
+    /// Nobody knows what the log held, so the whole disk is in doubt; and no barrier that would build
+    /// on it is a recovery point.
+    fn log_unreadable(&mut self, disk: usize) -> Vec<Action> {
+        for sealed in &mut self.queue {
+            sealed.point = false;
+        }
+        let front = self.queue.front_mut();
+        if let Some(length) = front.and_then(|sealed| sealed.lengths.get_mut(disk)) {
+            *length = Length::ZERO;
+        }
+        if let Some(doubt) = self.doubt.get_mut(disk) {
+            *doubt = Scope::Everything;
+        }
+        self.require_resync(ResyncReason::LogLost)
     }
 
     fn discard_through(&mut self, last: Sequence) -> Vec<Action> {
@@ -610,6 +631,15 @@ impl Machine {
         match &self.hold {
             Some(Hold::Critical { task, failure }) => Some((*task, failure)),
             _ => None,
+        }
+    }
+
+    /// Whether a base exists or is being copied, so that every write since counts.
+    pub fn has_base(&self) -> bool {
+        match &self.phase {
+            Phase::Disabled | Phase::Enabling => false,
+            Phase::Copying(copying) => copying.base.is_some(),
+            _ => true,
         }
     }
 

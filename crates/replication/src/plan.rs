@@ -276,6 +276,11 @@ impl Machine {
         let shipment = Shipment {
             sequence: sealed.sequence,
             time: sealed.time,
+            present: sealed
+                .lengths
+                .iter()
+                .map(|length| !length.is_zero())
+                .collect(),
             point: sealed.point,
         };
         Some((Task::Ship, Action::Ship(shipment)))

@@ -132,6 +132,21 @@ impl Role {
                 Self::Replica | Self::PreparedForFailover { .. },
                 ReplicaRequest::UnplannedFailover { point },
             ) => Ok(Self::waiting(FailoverKind::Unplanned, point)),
+            // The same again: the first attempt may have been cut short.
+            (
+                Self::FailedOverWaitingCompletion {
+                    kind: FailoverKind::Planned,
+                    point,
+                },
+                ReplicaRequest::PlannedFailover { point: again },
+            )
+            | (
+                Self::FailedOverWaitingCompletion {
+                    kind: FailoverKind::Unplanned,
+                    point,
+                },
+                ReplicaRequest::UnplannedFailover { point: again },
+            ) if point == again => Ok(self),
             (
                 Self::FailedOverWaitingCompletion { point, .. },
                 ReplicaRequest::PlannedFailover { .. } | ReplicaRequest::UnplannedFailover { .. },

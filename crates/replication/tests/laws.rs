@@ -33,10 +33,10 @@ fn a_failover_shuts_the_primary_out_until_it_is_cancelled() {
     let unplanned = ReplicaRequest::UnplannedFailover { point: POINT };
     let waiting = Role::Replica.request(unplanned).unwrap();
     assert!(waiting.admits_primary().is_err());
-    assert!(
-        waiting.request(unplanned).is_err(),
-        "one failover at a time"
-    );
+    assert_eq!(waiting.request(unplanned), Ok(waiting), "the same again");
+    let other = Sequence::new(8);
+    let second = waiting.request(ReplicaRequest::UnplannedFailover { point: other });
+    assert!(second.is_err(), "one failover at a time");
     let cancelled = waiting.request(ReplicaRequest::Cancel).unwrap();
     assert!(cancelled.admits_primary().is_ok());
     let committed = waiting.request(ReplicaRequest::Commit).unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use afterimage_block::Length;
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -108,6 +109,25 @@ impl Store {
             .probe(&Path::from(format!("probe-{session}")))
             .await?;
         Ok(self)
+    }
+
+    /// The free space of a store in a local folder; `None` elsewhere, where nobody tells.
+    ///
+    /// # Errors
+    /// [`Error::Folder`].
+    pub fn available(&self) -> Result<Option<Length>> {
+        let Cas::Locked(_, lock) = &self.cas else {
+            return Ok(None);
+        };
+        let folder = lock.parent().unwrap_or(lock);
+        let space = rustix::fs::statvfs(folder).map_err(|errno| Error::Folder {
+            operation: "measure the free space of",
+            path: folder.display().to_string(),
+            source: errno.into(),
+        })?;
+        Ok(Some(Length::new(
+            space.f_bavail.saturating_mul(space.f_frsize),
+        )))
     }
 
     /// The replica called `name`, which may not exist yet.
