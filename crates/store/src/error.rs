@@ -62,6 +62,9 @@ pub enum Error {
     /// The caller's condition for a change was not met.
     #[error("{0}")]
     Refused(String),
+    /// The store is not where it was: an unmounted folder, most likely.
+    #[error("there is no store at `{0}` any more: mount or bring back what is missing")]
+    Unreachable(String),
     /// There is no such machine.
     #[error("there is no replica `{0}` in this store")]
     NoReplica(String),
@@ -145,7 +148,7 @@ impl Error {
                     | Store::UnknownConfigurationKey { .. }
             ),
             Self::Folder { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
-            Self::Contended(_) => true,
+            Self::Contended(_) | Self::Unreachable(_) => true,
             Self::Disk(error) => error.is_recoverable(),
             Self::Log(error) => error.is_recoverable(),
             _ => false,

@@ -28,6 +28,18 @@ fn memory(name: &str) -> Arc<InMemory> {
 pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) cas: Cas,
+    url: String,
+}
+
+/// No marker is longer.
+const MARKER_MAX: u64 = 4096;
+
+/// The folder that `url` names, if it names one.
+fn folder_of(url: &str) -> Option<&str> {
+    let folder = url
+        .strip_prefix("file://")
+        .or((!url.contains("://")).then_some(url));
+    folder.filter(|folder| !folder.is_empty())
 }
 
 impl Store {
@@ -38,19 +50,45 @@ impl Store {
     /// [`Error::Url`], [`Error::Folder`], [`Error::NewerFormat`], [`Error::NoConditions`],
     /// [`Error::Store`].
     pub async fn open(url: &str) -> Result<Self> {
-        if let Some(name) = url.strip_prefix("memory://") {
-            return Self::with_objects(memory(name)).await;
+        Self::at(url)?.begin().await
+    }
+
+    /// Opens the store that `url` names, which must be there: a folder that is not mounted at the
+    /// moment is not taken for an empty store.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Error::Unreachable`].
+    pub async fn open_existing(url: &str) -> Result<Self> {
+        if let Some(folder) = folder_of(url) {
+            let marker = FilePath::new(folder).join(layout::marker().as_ref());
+            if !marker.exists() {
+                return Err(Error::Unreachable(url.into()));
+            }
         }
-        match url
-            .strip_prefix("file://")
-            .or((!url.contains("://")).then_some(url))
-        {
-            Some(path) if !path.is_empty() => Self::in_folder(FilePath::new(path)).await,
-            _ => Err(Error::Url { url: url.into() }),
+        let store = Self::at(url)?;
+        store.check_reachable().await?;
+        store.begin().await
+    }
+
+    /// Whether the store is still there.
+    pub(crate) async fn check_reachable(&self) -> Result<()> {
+        match self.cas.read(&layout::marker(), MARKER_MAX).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::Unreachable(self.url.clone())),
         }
     }
 
-    async fn in_folder(path: &FilePath) -> Result<Self> {
+    fn at(url: &str) -> Result<Self> {
+        if let Some(name) = url.strip_prefix("memory://") {
+            return Ok(Self::conditional(memory(name), url));
+        }
+        match folder_of(url) {
+            Some(folder) => Self::in_folder(FilePath::new(folder), url),
+            None => Err(Error::Url { url: url.into() }),
+        }
+    }
+
+    fn in_folder(path: &FilePath, url: &str) -> Result<Self> {
         let opened = (|| {
             std::fs::create_dir_all(path)?;
             path.canonicalize()
@@ -65,7 +103,14 @@ impl Store {
         let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(true));
         let lock: PathBuf = root.join("manifest.lock");
         let cas = Cas::Locked(Arc::clone(&objects), lock);
-        Self { objects, cas }.begin().await
+        let url = url.into();
+        Ok(Self { objects, cas, url })
+    }
+
+    fn conditional(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        let cas = Cas::Conditional(Arc::clone(&objects));
+        let url = url.into();
+        Self { objects, cas, url }
     }
 
     /// A store on any object store that honours conditional puts.
@@ -73,20 +118,19 @@ impl Store {
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn with_objects(objects: Arc<dyn ObjectStore>) -> Result<Self> {
-        let cas = Cas::Conditional(Arc::clone(&objects));
-        Self { objects, cas }.begin().await
+        Self::conditional(objects, "object store").begin().await
     }
 
     /// Checks the store's format, or marks a new one, and that conditions are honoured.
     async fn begin(self) -> Result<Self> {
         let marker = layout::marker();
         let bytes = Bytes::from(json!({ "format": FORMAT }).to_string());
-        let found = match self.cas.read(&marker, 4096).await? {
+        let found = match self.cas.read(&marker, MARKER_MAX).await? {
             Some(found) => found.bytes,
             None if self.cas.replace(&marker, None, bytes.clone()).await? == Swap::Done => bytes,
             None => self
                 .cas
-                .read(&marker, 4096)
+                .read(&marker, MARKER_MAX)
                 .await?
                 .map_or(bytes, |found| found.bytes),
         };

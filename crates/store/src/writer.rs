@@ -60,6 +60,7 @@ impl Writer {
         &self,
         change: impl Fn(&mut Manifest) -> Result<()>,
     ) -> Result<Manifest> {
+        self.replica.store.check_reachable().await?;
         let changed = |present: Option<Manifest>| {
             let missing = || Error::NoReplica(self.replica.name.to_string());
             let mut manifest = present.ok_or_else(missing)?;
@@ -134,6 +135,7 @@ impl Writer {
     /// # Errors
     /// [`Error::Refused`] if the log is of another disk or size, [`Error::Log`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
+        self.replica.store.check_reachable().await?;
         let manifest = self.replica.existing().await?;
         let header = log.header();
         let ours = manifest.disks.get(disk);

@@ -468,6 +468,32 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
 }
 
 #[tokio::test]
+async fn a_folder_that_is_gone_is_unreachable_and_not_a_new_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("replicas");
+    let replica = in_folder(&path).await;
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    let away = folder.path().join("away");
+    std::fs::rename(&path, &away).unwrap();
+    let log = primary.generation(2);
+    let error = writer.put_log(0, &log).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Unreachable(_)) && error.is_recoverable(),
+        "{error}"
+    );
+    let error = Store::open_existing(path.to_str().unwrap())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    assert!(!path.exists(), "nothing was made in its place");
+    std::fs::rename(&away, &path).unwrap();
+    let publication = primary.publication(&writer, &log, 2).await;
+    writer.publish(&publication, &Value::Null).await.unwrap();
+}
+
+#[tokio::test]
 async fn unknown_urls_are_refused() {
     for url in ["", "ftp://x", "az://container"] {
         assert!(
