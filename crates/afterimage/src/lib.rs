@@ -1,1 +1,79 @@
-//! Continuous replication of virtual disks: the engine.
+//! Continuous replication of virtual disks: a disk that can be lost without losing its data.
+//!
+//! What it is: the engine that runs the [state machine](afterimage_replication) of a protected
+//! machine against real disks, stores and clocks. Every write to a protected disk is tracked, shipped
+//! and readable at another place seconds later, at any recovery point. What it is not: a hypervisor's
+//! plug-in or a service; it is a library, and `protect`, `failover` and `status` are examples of it.
+//!
+//! ```text
+//! guest --NBD--> TrackedDisk --> open change log        Machine (sans-IO) <--events-- Driver
+//!                                  | barrier, every interval     '--------actions------>'|
+//!                                  v                                                     v
+//!                                sealed log ---------- ship, publish ----------> replica store
+//!                                                                                        |
+//!                                image files <-------------- fail over ------------------'
+//! ```
+//!
+//! ```
+//! use afterimage::block::{BlockWrite, Length, Offset, RawDisk};
+//! use afterimage::{Failover, Notice, PointSelector, Protection, Store, fail_over};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let disk = folder.path().join("root.raw");
+//! drop(RawDisk::create(&disk, Length::mib(8))?);
+//!
+//! let url = folder.path().join("replicas").display().to_string();
+//! let protection = Protection::new("web-01".parse()?, vec![disk.clone()], &url);
+//! let (machine, mut notices) = protection.start().await?;
+//! machine.disks()[0].write_at(Offset::new(4096), b"hello")?;
+//! while !matches!(notices.recv().await?, Notice::RecoveryPoint { .. }) {}
+//! assert!(machine.stop().await?, "the last delta is at the replica");
+//!
+//! let replica = Store::open(&url).await?.replica("web-01".parse()?);
+//! let out = folder.path().join("out");
+//! fail_over(&replica, Failover::Planned, PointSelector::Latest, &out, |_, _| ()).await?;
+//! assert_eq!(std::fs::read(out.join("root.raw"))?, std::fs::read(disk)?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Architecture
+//!
+//! *One task owns the machine* ([`ProtectedMachine`]). It makes the machine's state durable after
+//! each event and before each action; actions run as tasks and answer with events. Guests' writes
+//! pass through none of it: they go through the tracked disk on the NBD server's threads.
+//!
+//! *A barrier flushes the disks* before the generation's write intents are forgotten: from then on
+//! nothing remembers which regions a power cut could have taken back.
+//!
+//! *After a crash* the regions that were marked since the last barrier are read from the disks again
+//! and become the log of the generation that was open. The log that was being written is not needed
+//! for it: what it holds is on the disk as well, and what it lost is too.
+
+mod clock;
+mod driver;
+mod error;
+mod failover;
+mod generations;
+mod job;
+mod machine;
+mod notice;
+mod shared;
+mod state;
+mod status;
+mod transfer;
+
+pub use afterimage_block as block;
+pub use afterimage_nbd::ListenAddress;
+pub use afterimage_replication::{Health, Policy, Request, ResyncReason, Role, State, Task};
+pub use afterimage_retry::Schedule;
+pub use afterimage_store::{MachineName, PointSelector, RecoveryPoint, Replica, Store};
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
+pub use job::{Job, JobKind, JobState, Progress};
+pub use machine::{ProtectedMachine, Protection};
+pub use notice::Notice;
+pub use status::{Status, status};

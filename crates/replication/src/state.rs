@@ -29,6 +29,10 @@ pub enum State {
     Suspended,
     /// The last delta is at the replica and the machine is stopped.
     PreparedForFailover,
+    /// The replica is failed over; the failover may still be committed or cancelled.
+    FailedOverWaitingCompletion,
+    /// The replica is failed over for good.
+    FailedOver,
     /// An error that does not pass by itself: writes are tracked, nothing is sent, and a person must
     /// act.
     Critical,

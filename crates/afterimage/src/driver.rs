@@ -1,0 +1,315 @@
+//! Carries a machine's actions out, and tells it what came of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use afterimage_block::{Length, Sequence, Timestamp};
+use afterimage_replication::{
+    Action, Barrier, Event, Failure, Machine, PrimaryReport, Report, Request, State, Task,
+};
+use afterimage_retry::Time;
+use afterimage_store::Writer;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::error::blocking;
+use crate::notice::Notice;
+use crate::shared::Shared;
+use crate::transfer::{self, Claimed};
+use crate::{Error, Result};
+
+/// How often the lengths of the open logs are looked at.
+const WATCH: Duration = Duration::from_millis(250);
+
+/// What the owner asks of a running machine.
+pub(crate) enum Command {
+    Request(Request, oneshot::Sender<Result<()>>),
+}
+
+/// What a task came to.
+pub(crate) enum Done {
+    Event(Event),
+    Claimed(Claimed),
+    Failed(Task, Failure),
+}
+
+/// The task that owns a machine while it runs.
+pub(crate) struct Driver {
+    machine: Machine,
+    shared: Arc<Shared>,
+    writer: Option<Writer>,
+    tasks: JoinSet<()>,
+    done: mpsc::UnboundedSender<Done>,
+    results: mpsc::UnboundedReceiver<Done>,
+    shown: Option<State>,
+    stopped: Option<bool>,
+}
+
+impl Driver {
+    pub(crate) fn new(machine: Machine, shared: Arc<Shared>) -> Self {
+        let (done, results) = mpsc::unbounded_channel();
+        Self {
+            machine,
+            shared,
+            writer: None,
+            tasks: JoinSet::new(),
+            done,
+            results,
+            shown: None,
+            stopped: None,
+        }
+    }
+
+    /// Runs the machine until it is stopped; whether the replica holds every write then.
+    pub(crate) async fn run(
+        mut self,
+        first: Vec<Action>,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Result<bool> {
+        let mut watch = tokio::time::interval(WATCH);
+        self.carry_out(first)?;
+        loop {
+            if let Some(complete) = self.stopped {
+                return self.end(complete);
+            }
+            let timeout = self.machine.next_timeout();
+            tokio::select! {
+                Some(done) = self.results.recv() => self.note(done)?,
+                Some(command) = commands.recv() => self.command(command)?,
+                () = self.shared.clock.sleep_until(timeout.unwrap_or_default()), if timeout.is_some() => {
+                    let actions = self.machine.handle_timeout(self.now());
+                    self.carry_out(actions)?;
+                }
+                _ = watch.tick() => self.watch()?,
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.shared.clock.now()
+    }
+
+    fn command(&mut self, command: Command) -> Result<()> {
+        let Command::Request(request, answer) = command;
+        let requested = self.machine.request(request, self.now());
+        let actions = match requested {
+            Ok(actions) => {
+                let _ = answer.send(Ok(()));
+                actions
+            }
+            Err(refused) => {
+                let _ = answer.send(Err(refused.into()));
+                return Ok(());
+            }
+        };
+        self.carry_out(actions)
+    }
+
+    fn note(&mut self, done: Done) -> Result<()> {
+        let event = match done {
+            Done::Event(event) => event,
+            Done::Claimed(claimed) => {
+                let epoch = claimed.writer.epoch();
+                self.shared.generations.set_epoch(epoch);
+                self.writer = Some(claimed.writer);
+                Event::Claimed {
+                    epoch,
+                    position: claimed.position,
+                }
+            }
+            Done::Failed(task, failure) => Event::Failed { task, failure },
+        };
+        let actions = self.machine.handle(event, self.now());
+        self.carry_out(actions)
+    }
+
+    /// Looks at the open logs: they may outgrow their share of the disks between two barriers.
+    fn watch(&mut self) -> Result<()> {
+        let lengths = self.shared.generations.open_lengths();
+        let now = self.now();
+        let mut actions = self.machine.handle(Event::LogsGrew(lengths), now);
+        if self.shared.generations.nearly_full() {
+            actions.extend(self.machine.handle(Event::LogNearlyFull, now));
+        }
+        if actions.is_empty() {
+            return Ok(());
+        }
+        self.carry_out(actions)
+    }
+
+    /// Makes the machine durable, then does what it asks for.
+    fn carry_out(&mut self, actions: Vec<Action>) -> Result<()> {
+        self.save()?;
+        self.show_state();
+        for action in actions {
+            self.act(action);
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        let predecessors = self.shared.generations.predecessors();
+        self.shared.folder.update(|saved| {
+            saved.replication = self.machine.clone();
+            saved.time = self.now();
+            for (disk, predecessor) in saved.disks.iter_mut().zip(predecessors) {
+                disk.predecessor = predecessor;
+            }
+        })?;
+        self.shared
+            .generations
+            .forget_intents_before(self.machine.open());
+        Ok(())
+    }
+
+    fn show_state(&mut self) {
+        let state = self.machine.state();
+        if self.shown != Some(state) {
+            self.shown = Some(state);
+            self.shared.tell(Notice::State {
+                state,
+                health: self.machine.health(),
+                problem: self
+                    .machine
+                    .problem()
+                    .map(|(_, failure)| failure.message.clone()),
+            });
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let shared = Arc::clone(&self.shared);
+        let report = self.report();
+        match action {
+            Action::Claim => {
+                let (known, has_base) = (self.machine.durable(), self.machine.has_base());
+                self.spawn(Task::Claim, async move {
+                    let claimed = transfer::claim(&shared, has_base || known.is_some()).await?;
+                    Ok(Done::Claimed(claimed))
+                });
+            }
+            Action::Barrier(barrier) => self.spawn(Task::Barrier, reach(shared, barrier)),
+            Action::Copy { base, point } => self.transfer(Task::Copy, |writer| async move {
+                transfer::copy(&shared, &writer, base, point, report).await?;
+                Ok(Done::Event(Event::Copied))
+            }),
+            Action::Ship(shipment) => self.transfer(Task::Ship, |writer| async move {
+                let event = transfer::ship(&shared, &writer, shipment, report).await?;
+                Ok(Done::Event(event))
+            }),
+            Action::Resync {
+                sequence,
+                scopes,
+                reason,
+            } => self.transfer(Task::Resync, |writer| async move {
+                transfer::resync(&shared, &writer, sequence, scopes, reason, report).await?;
+                Ok(Done::Event(Event::Resynchronized))
+            }),
+            Action::Prepare => {
+                let through = self.machine.durable().unwrap_or_default();
+                self.transfer(Task::Prepare, move |writer| async move {
+                    transfer::prepare(&shared, &writer, through, report).await?;
+                    Ok(Done::Event(Event::Prepared))
+                });
+            }
+            Action::Discard(sequences) => self.discard(sequences),
+            Action::ReleaseSnapshot => self.shared.generations.release_snapshots(),
+            Action::Report(report) => self.pass_on(report),
+            Action::Stopped { complete } => self.stopped = Some(complete),
+            _ => tracing::error!("the machine asks for something unknown"),
+        }
+    }
+
+    fn discard(&mut self, sequences: Vec<Sequence>) {
+        let shared = Arc::clone(&self.shared);
+        self.tasks
+            .spawn_blocking(move || shared.generations.discard(&sequences));
+    }
+
+    /// How the machine sees itself, for its replica.
+    fn report(&self) -> PrimaryReport {
+        PrimaryReport {
+            state: self.machine.state(),
+            health: self.machine.health(),
+            pending: self.machine.unshipped_bytes(),
+            interval_secs: self.machine.policy().interval.as_secs(),
+            time: Timestamp::from(std::time::SystemTime::now()),
+        }
+    }
+
+    fn transfer<F: Future<Output = Result<Done>> + Send + 'static>(
+        &mut self,
+        task: Task,
+        work: impl FnOnce(Writer) -> F,
+    ) {
+        match self.writer.clone() {
+            Some(writer) => self.spawn(task, work(writer)),
+            // The machine asks for transfers only once it has claimed the replica.
+            None => self.spawn(task, async { Err(Error::NotRunning) }),
+        }
+    }
+
+    fn spawn(&mut self, task: Task, work: impl Future<Output = Result<Done>> + Send + 'static) {
+        let done = self.done.clone();
+        self.tasks.spawn(async move {
+            let result = work.await;
+            // Nobody listens any more once the machine is stopped.
+            let _ = done.send(result.unwrap_or_else(|error| Done::Failed(task, error.failure())));
+        });
+    }
+
+    fn pass_on(&self, report: Report) {
+        self.shared.tell(match report {
+            Report::RetryAt {
+                task,
+                failure,
+                attempt,
+                due,
+            } => Notice::Retry {
+                task,
+                attempt,
+                in_secs: due.since(self.now()).as_secs(),
+                error: failure.message,
+            },
+            Report::GaveUp { task, failure } => Notice::GaveUp {
+                task,
+                error: failure.message,
+            },
+            Report::ResyncRequired(reason) => Notice::ResyncRequired { reason },
+            _ => return,
+        });
+    }
+
+    /// Leaves everything in order: where nothing was written since the last barrier, the next start
+    /// has nothing to read again.
+    fn end(mut self, complete: bool) -> Result<bool> {
+        self.tasks.abort_all();
+        self.shared.generations.release_snapshots();
+        let fingerprints = self.shared.generations.close();
+        self.shared.folder.update(|saved| {
+            saved.replication = self.machine.clone();
+            saved.clean = fingerprints.is_some();
+            for (disk, closed_as) in saved
+                .disks
+                .iter_mut()
+                .zip(fingerprints.into_iter().flatten())
+            {
+                disk.closed_as = closed_as;
+            }
+        })?;
+        self.shared.tell(Notice::Stopped { complete });
+        Ok(complete)
+    }
+}
+
+async fn reach(shared: Arc<Shared>, barrier: Barrier) -> Result<Done> {
+    blocking(move || shared.generations.barrier(&barrier).map(Done::Event)).await
+}
+
+/// The bytes of a whole, as a sum that cannot overflow.
+pub(crate) fn sum(lengths: impl IntoIterator<Item = Length>) -> Length {
+    lengths
+        .into_iter()
+        .fold(Length::ZERO, Length::saturating_add)
+}

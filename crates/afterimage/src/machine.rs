@@ -1,0 +1,425 @@
+//! A machine under protection, as its owner holds it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use afterimage_block::{
+    Access, BlockRead, BlockWrite, ContentDigest, DiskId, Length, RawDisk, TrackedDisk,
+};
+use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
+use afterimage_replication::{Action, Event, Machine, Policy, Request, State};
+use afterimage_store::{BaseProgress, MachineName, ReplicaDisk};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::driver::{Command, Driver};
+use crate::error::blocking;
+use crate::generations::{self, Generations, OpenDisk};
+use crate::job::Jobs;
+use crate::notice::Notice;
+use crate::shared::Shared;
+use crate::state::{Fingerprint, Saved, SavedDisk, StateFolder};
+use crate::{Clock, Error, Result};
+
+/// Notices that a slow listener may be behind before it misses some.
+const NOTICES: usize = 4096;
+
+/// What is to be protected, and how.
+///
+/// ```no_run
+/// use afterimage::Protection;
+///
+/// # async fn example() -> Result<(), afterimage::Error> {
+/// let protection = Protection::new("web-01".parse()?, vec!["/vm/root.raw".into()], "/mnt/replicas")
+///     .listen("unix:/run/web-01.sock".parse()?)
+///     .state_folder("/var/lib/afterimage/web-01");
+/// let (machine, mut notices) = protection.start().await?;
+/// while let Ok(notice) = notices.recv().await {
+///     println!("{notice:?}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Protection {
+    name: MachineName,
+    disks: Vec<PathBuf>,
+    replica: String,
+    listen: Option<ListenAddress>,
+    state: Option<PathBuf>,
+    policy: Policy,
+    clock: Clock,
+}
+
+impl Protection {
+    /// Protects the machine `name`, which has these disks, in the store `replica`: a path, a
+    /// `file://` or a `memory://` URL.
+    pub fn new(name: MachineName, disks: Vec<PathBuf>, replica: impl Into<String>) -> Self {
+        Self {
+            name,
+            disks,
+            replica: replica.into(),
+            listen: None,
+            state: None,
+            policy: Policy::default(),
+            clock: Clock::real(),
+        }
+    }
+
+    /// Serves the disks over NBD at `address`, each under the stem of its file's name.
+    pub fn listen(mut self, address: ListenAddress) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Keeps state and logs in `folder`. By default in a folder `.afterimage-NAME` beside the first
+    /// disk.
+    pub fn state_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.state = Some(folder.into());
+        self
+    }
+
+    /// Replicates by `policy`.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Lives by `clock`.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the disks, recovers what an unclean end left behind, serves the disks and begins to
+    /// replicate, or goes on where a former run was.
+    ///
+    /// # Errors
+    /// [`Error::Disks`], [`Error::Disk`], [`Error::SizeChanged`], [`Error::StateInUse`],
+    /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`]. That the replica cannot be reached is no
+    /// error here: the disks are served, and it is tried again.
+    pub async fn start(self) -> Result<(ProtectedMachine, broadcast::Receiver<Notice>)> {
+        self.policy.validate()?;
+        let (notices, receiver) = broadcast::channel(NOTICES);
+        let listen = self.listen.clone();
+        let started = blocking(move || self.open(notices)).await?;
+        let Started {
+            shared,
+            machine,
+            actions,
+        } = started;
+        let server = match listen {
+            Some(address) => Some(serve(&shared, &address)?),
+            None => None,
+        };
+        let exports = server
+            .as_ref()
+            .map(|server| uris(server, &shared))
+            .unwrap_or_default();
+        shared.tell(Notice::Ready {
+            exports: exports.clone(),
+        });
+        let (commands, received) = mpsc::channel(16);
+        let driver = Driver::new(machine, Arc::clone(&shared));
+        let running = ProtectedMachine {
+            driver: tokio::spawn(driver.run(actions, received)),
+            shared,
+            server,
+            exports,
+            commands,
+        };
+        Ok((running, receiver))
+    }
+
+    fn state_path(&self) -> PathBuf {
+        let beside = self.disks.first().and_then(|disk| disk.parent());
+        let default = || {
+            let folder = beside.unwrap_or(Path::new("."));
+            folder.join(format!(".afterimage-{}", self.name))
+        };
+        self.state.clone().unwrap_or_else(default)
+    }
+
+    fn open(self, notices: broadcast::Sender<Notice>) -> Result<Started> {
+        let paths = canonical(&self.disks)?;
+        let folder = StateFolder::open(&self.state_path())?;
+        let mut saved = match folder.saved() {
+            Some(saved) => self.known(&folder, saved, &paths)?,
+            None => self.unknown(&paths)?,
+        };
+        self.clock.not_before(saved.time);
+        let open = |disk: &SavedDisk| OpenDisk::open(disk.clone(), &folder);
+        let mut disks = saved.disks.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let now = self.clock.now();
+        let mut machine = saved.replication.clone();
+        machine.set_policy(self.policy.clone())?;
+        let recovered = if saved.clean || !machine.has_base() {
+            None
+        } else {
+            let (open, tracking) = (machine.open(), machine.tracking());
+            Some(generations::recover(
+                &mut disks,
+                open,
+                tracking,
+                machine.epoch(),
+            )?)
+        };
+        if let Some(recovered) = &recovered {
+            let bytes = recovered.bytes;
+            let _ = notices.send(Notice::Recovered { bytes });
+        }
+        let changed = changed_untracked(&saved);
+        let (mut machine, mut actions) = machine.restart(recovered.map(|r| r.reached), now);
+        for disk in changed {
+            actions.extend(machine.handle(Event::ChangedUntracked { disk }, now));
+        }
+        if machine.state() == State::Disabled {
+            actions.extend(machine.request(Request::Enable, now)?);
+        }
+        let (sequence, tracking, epoch) = (machine.open(), machine.tracking(), machine.epoch());
+        saved.disks = disks.iter().map(|disk| disk.saved.clone()).collect();
+        let generations = Generations::begin(disks, &folder, sequence, tracking, epoch)?;
+        // From here on a crash has something to recover.
+        saved.replication = machine.clone();
+        saved.clean = false;
+        folder.save(saved.clone())?;
+        let shared = Shared {
+            name: self.name,
+            machine: saved.machine,
+            replica_url: self.replica,
+            disks: saved.disks.iter().map(replica_disk).collect(),
+            clock: self.clock,
+            folder,
+            generations,
+            notices,
+            points_max: usize::try_from(self.policy.recovery_points_max).unwrap_or(usize::MAX),
+            jobs: Mutex::new(Jobs::default()),
+        };
+        Ok(Started {
+            shared: Arc::new(shared),
+            machine,
+            actions,
+        })
+    }
+
+    /// The record of a machine that was protected before, if it is this one.
+    fn known(&self, folder: &StateFolder, saved: Saved, paths: &[PathBuf]) -> Result<Saved> {
+        let same_disks = saved.disks.iter().map(|disk| &disk.path).eq(paths);
+        if saved.name == self.name && same_disks {
+            return Ok(saved);
+        }
+        let disks: Vec<_> = saved
+            .disks
+            .iter()
+            .map(|disk| disk.path.display().to_string())
+            .collect();
+        Err(Error::State {
+            path: folder.scratch().into(),
+            reason: format!(
+                "it belongs to machine `{}` with {}: name these, or another state folder",
+                saved.name,
+                disks.join(", ")
+            ),
+        })
+    }
+
+    /// The record of a machine that was never protected.
+    fn unknown(&self, paths: &[PathBuf]) -> Result<Saved> {
+        let mut disks = Vec::new();
+        for path in paths {
+            let size = RawDisk::open(path, Access::ReadOnly)?.size();
+            disks.push(SavedDisk {
+                id: DiskId::random(),
+                name: stem(path)?,
+                path: path.clone(),
+                size,
+                base: BaseProgress::default(),
+                predecessor: ContentDigest::NONE,
+                closed_as: None,
+            });
+        }
+        let names: BTreeSet<_> = disks.iter().map(|disk| disk.name.as_str()).collect();
+        if names.len() < disks.len() {
+            let reason = "two disks have files of one name, so their exports would too: rename one";
+            return Err(Error::Disks(reason.into()));
+        }
+        let sizes = disks.iter().map(|disk| disk.size).collect();
+        let machine = Machine::new(self.policy.clone(), sizes);
+        Ok(Saved::new(self.name.clone(), disks, machine))
+    }
+}
+
+struct Started {
+    shared: Arc<Shared>,
+    machine: Machine,
+    actions: Vec<Action>,
+}
+
+/// The real paths of the disks, each once.
+fn canonical(disks: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for disk in disks {
+        let path = disk.canonicalize().map_err(|source| Error::File {
+            operation: "find",
+            path: disk.clone(),
+            source,
+        })?;
+        if paths.contains(&path) {
+            return Err(Error::Disks(format!("`{}` is named twice", path.display())));
+        }
+        paths.push(path);
+    }
+    if paths.is_empty() {
+        return Err(Error::Disks("a machine needs at least one disk".into()));
+    }
+    Ok(paths)
+}
+
+/// The disks, by their index, that look otherwise than when they were closed in order.
+fn changed_untracked(saved: &Saved) -> Vec<usize> {
+    let changed = |disk: &SavedDisk| {
+        let before = disk.closed_as.as_ref();
+        before.is_some_and(|before| Fingerprint::of(&disk.path).as_ref() != Some(before))
+    };
+    let disks = saved.disks.iter().enumerate();
+    disks
+        .filter(|(_, disk)| saved.clean && changed(disk))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+fn replica_disk(disk: &SavedDisk) -> ReplicaDisk {
+    ReplicaDisk {
+        id: disk.id,
+        name: disk.name.clone(),
+        size: disk.size,
+    }
+}
+
+/// The stem of a file's name: the name of a disk.
+fn stem(path: &Path) -> Result<MachineName> {
+    let stem = path.file_stem().unwrap_or_default();
+    Ok(stem.to_string_lossy().parse()?)
+}
+
+fn serve(shared: &Shared, address: &ListenAddress) -> Result<Server> {
+    let mut exports = Vec::new();
+    for (disk, tracked) in shared.disks.iter().zip(&shared.generations.disks) {
+        exports.push(Export {
+            name: disk.name.to_string(),
+            description: format!("{}, protected as {}", tracked.path.display(), shared.name),
+            device: Device::ReadWrite(Arc::clone(&tracked.tracked) as Arc<dyn BlockWrite>),
+        });
+    }
+    Ok(Server::bind(
+        address,
+        Exports::new(exports)?,
+        ServerOptions::default(),
+    )?)
+}
+
+fn uris(server: &Server, shared: &Shared) -> Vec<String> {
+    shared
+        .disks
+        .iter()
+        .map(|disk| server.uri(disk.name.as_str()))
+        .collect()
+}
+
+/// A machine under protection. Dropping it ends the process' part as a crash would: nothing is lost,
+/// and the next start goes on from there. [`stop`](Self::stop) ends it in order.
+pub struct ProtectedMachine {
+    shared: Arc<Shared>,
+    server: Option<Server>,
+    exports: Vec<String>,
+    commands: mpsc::Sender<Command>,
+    driver: JoinHandle<Result<bool>>,
+}
+
+impl ProtectedMachine {
+    /// The NBD URIs of the disks, in order; none where nothing is served.
+    pub fn exports(&self) -> &[String] {
+        &self.exports
+    }
+
+    /// The disks, in order, for writers in this process.
+    pub fn disks(&self) -> Vec<Arc<TrackedDisk>> {
+        let disks = &self.shared.generations.disks;
+        disks.iter().map(|disk| Arc::clone(&disk.tracked)).collect()
+    }
+
+    /// The sum of the disks' sizes.
+    pub fn size(&self) -> Length {
+        let sizes = self.shared.disks.iter().map(|disk| disk.size);
+        sizes.fold(Length::ZERO, Length::saturating_add)
+    }
+
+    /// Listens to what happens from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.shared.notices.subscribe()
+    }
+
+    /// Asks the machine for something. To stop it, use [`stop`](Self::stop).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where its state does not admit that; [`Error::NotRunning`].
+    pub async fn request(&self, request: Request) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Request(request, answer);
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Error::NotRunning)?;
+        answered.await.map_err(|_| Error::NotRunning)?
+    }
+
+    /// Stops serving the disks, ships the last delta and ends in order; whether the replica holds
+    /// every write then. Writers in this process must have ended.
+    ///
+    /// # Errors
+    /// What ended the machine's task, if it has ended before.
+    pub async fn stop(mut self) -> Result<bool> {
+        if let Some(server) = self.server.take() {
+            blocking(move || {
+                server.stop();
+                Ok(())
+            })
+            .await?;
+        }
+        // Refused only if the machine is stopping already.
+        let _ = self.request(Request::Stop).await;
+        match (&mut self.driver).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::Abandoned(error.to_string())),
+        }
+    }
+
+    /// Waits until the machine ends by itself, which it does only where its own state cannot be
+    /// saved any more.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn ended(&mut self) -> Result<bool> {
+        match (&mut self.driver).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::Abandoned(error.to_string())),
+        }
+    }
+}
+
+impl fmt::Debug for ProtectedMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProtectedMachine")
+            .field("name", &self.shared.name)
+            .field("exports", &self.exports)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for ProtectedMachine {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}

@@ -1,0 +1,82 @@
+//! What a protected machine tells its owner while it runs.
+
+use afterimage_block::{Length, Sequence, Timestamp};
+use afterimage_replication::{Health, ResyncReason, State, Task};
+use serde::{Deserialize, Serialize};
+
+use crate::job::Job;
+
+/// Something that the owner of a machine may want to know, in the order in which it happened.
+/// Serialized with its kind in the field `event`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Notice {
+    /// The exports accept clients.
+    Ready {
+        /// The URI of each export, in the order of the disks.
+        exports: Vec<String>,
+    },
+    /// After an unclean end, this much was read from the disks again, and no more.
+    Recovered {
+        /// Bytes of the regions that were marked as written.
+        bytes: Length,
+    },
+    /// The machine's state or health changed.
+    State {
+        /// The state.
+        state: State,
+        /// The health.
+        health: Health,
+        /// Why, where it is Critical.
+        problem: Option<String>,
+    },
+    /// A job started, moved on or ended.
+    Job(Job),
+    /// The replica has a new recovery point.
+    RecoveryPoint {
+        /// Its barrier.
+        sequence: Sequence,
+        /// When the barrier was.
+        time: Timestamp,
+        /// Bytes of logs or base that were sent for it.
+        sent: Length,
+    },
+    /// A resynchronization is required.
+    ResyncRequired {
+        /// Why.
+        reason: ResyncReason,
+    },
+    /// A resynchronization is done.
+    Resync {
+        /// Why it was required.
+        reason: ResyncReason,
+        /// Bytes whose digests were compared.
+        compared: Length,
+        /// Bytes that differed and were sent.
+        sent: Length,
+    },
+    /// A task failed and will be tried again.
+    Retry {
+        /// Which.
+        task: Task,
+        /// The number of the attempt to come.
+        attempt: u32,
+        /// How long until then, in seconds of the machine's clock.
+        in_secs: u64,
+        /// Why it failed.
+        error: String,
+    },
+    /// A task failed for good.
+    GaveUp {
+        /// Which.
+        task: Task,
+        /// Why.
+        error: String,
+    },
+    /// The machine is stopped.
+    Stopped {
+        /// Whether the replica holds every write.
+        complete: bool,
+    },
+}

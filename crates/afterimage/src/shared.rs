@@ -1,0 +1,123 @@
+//! What the driver of a machine and its tasks have in common.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use afterimage_block::MachineId;
+use afterimage_replication::{PrimaryReport, ReplicaState, Role};
+use afterimage_store::{MachineName, ReplicaDisk};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::generations::Generations;
+use crate::job::{Job, JobKind, Jobs, Progress};
+use crate::notice::Notice;
+use crate::state::StateFolder;
+use crate::{Clock, Error};
+
+/// What the driver and its tasks have in common.
+pub(crate) struct Shared {
+    pub(crate) name: MachineName,
+    pub(crate) machine: MachineId,
+    pub(crate) replica_url: String,
+    pub(crate) disks: Vec<ReplicaDisk>,
+    pub(crate) clock: Clock,
+    pub(crate) folder: StateFolder,
+    pub(crate) generations: Generations,
+    pub(crate) notices: broadcast::Sender<Notice>,
+    pub(crate) points_max: usize,
+    pub(crate) jobs: Mutex<Jobs>,
+}
+
+/// What the engine keeps with a replica: the state that its manifest carries for us.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    #[serde(flatten)]
+    pub(crate) replica: ReplicaState,
+    #[serde(default)]
+    pub(crate) jobs: Vec<Job>,
+}
+
+impl Kept {
+    /// What a manifest carries; the beginning of everything where it carries nothing yet.
+    pub(crate) fn parse(state: &serde_json::Value) -> Result<Self, afterimage_store::Error> {
+        if state.is_null() {
+            return Ok(Self::default());
+        }
+        serde_json::from_value(state.clone()).map_err(|error| afterimage_store::Error::Damaged {
+            object: "manifest.json".into(),
+            reason: format!("its state cannot be read: {error}"),
+        })
+    }
+
+    pub(crate) fn encode(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+impl Shared {
+    /// Tells whoever listens.
+    pub(crate) fn tell(&self, notice: Notice) {
+        // Without listeners there is nobody to tell.
+        let _ = self.notices.send(notice);
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept with the replica from now on.
+    pub(crate) fn kept(&self, role: Role, report: PrimaryReport) -> serde_json::Value {
+        let kept = Kept {
+            replica: ReplicaState {
+                role,
+                primary: Some(report),
+            },
+            jobs: self.jobs().iter().cloned().collect(),
+        };
+        kept.encode()
+    }
+
+    /// Starts a job.
+    pub(crate) fn job(&self, kind: JobKind, subject: String) -> RunningJob<'_> {
+        let id = self.jobs().start(kind, subject, Clock::timestamp());
+        let job = RunningJob {
+            shared: self,
+            id,
+            shown: None,
+        };
+        job.show();
+        job
+    }
+}
+
+/// A job that runs. Its owner is shown how far it is a few times a second.
+pub(crate) struct RunningJob<'a> {
+    shared: &'a Shared,
+    id: u64,
+    shown: Option<std::time::Instant>,
+}
+
+impl RunningJob<'_> {
+    pub(crate) fn progress(&mut self, progress: Progress) {
+        const OFTEN: std::time::Duration = std::time::Duration::from_millis(250);
+        self.shared.jobs().progress(self.id, progress);
+        if self.shown.is_none_or(|shown| shown.elapsed() >= OFTEN) {
+            self.shown = Some(std::time::Instant::now());
+            self.show();
+        }
+    }
+
+    /// Ends the job as `result` did, and hands the result on.
+    pub(crate) fn end<T>(self, result: Result<T, Error>) -> Result<T, Error> {
+        let outcome = result.as_ref().map(drop).map_err(ToString::to_string);
+        self.shared.jobs().end(self.id, outcome, Clock::timestamp());
+        self.show();
+        result
+    }
+
+    fn show(&self) {
+        if let Some(job) = self.shared.jobs().get(self.id) {
+            self.shared.tell(Notice::Job(job.clone()));
+        }
+    }
+}

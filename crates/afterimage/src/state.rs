@@ -1,0 +1,202 @@
+//! The one durable record of a protected machine.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use afterimage_block::{ContentDigest, DiskId, Length, MachineId};
+use afterimage_replication::Machine;
+use afterimage_retry::Time;
+use afterimage_store::{BaseProgress, MachineName};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+const FORMAT: u32 = 1;
+
+/// Everything that a restart needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Saved {
+    pub(crate) format: u32,
+    pub(crate) name: MachineName,
+    pub(crate) machine: MachineId,
+    pub(crate) disks: Vec<SavedDisk>,
+    pub(crate) replication: Machine,
+    /// The latest reading of the clock.
+    pub(crate) time: Time,
+    /// Set by an orderly end: no generation is open.
+    pub(crate) clean: bool,
+}
+
+/// What is remembered of one disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SavedDisk {
+    pub(crate) id: DiskId,
+    pub(crate) name: MachineName,
+    pub(crate) path: PathBuf,
+    pub(crate) size: Length,
+    /// How far initial replication is.
+    pub(crate) base: BaseProgress,
+    /// The content digest of the last sealed log, which the next one names as its predecessor.
+    pub(crate) predecessor: ContentDigest,
+    /// How the file looked when it was last closed in order.
+    pub(crate) closed_as: Option<Fingerprint>,
+}
+
+/// What shows that a file was changed while nobody tracked it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fingerprint {
+    modified_nanos: u128,
+}
+
+impl Fingerprint {
+    /// Of the file at `path`; `None` where it tells no time of change, as block devices do not.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path)
+            .ok()
+            .filter(std::fs::Metadata::is_file)?;
+        let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Self {
+            modified_nanos: modified.as_nanos(),
+        })
+    }
+}
+
+/// The folder of one machine's state and logs, locked against every other process.
+#[derive(Debug)]
+pub(crate) struct StateFolder {
+    folder: PathBuf,
+    _lock: File,
+    saved: Mutex<Option<Saved>>,
+}
+
+impl StateFolder {
+    /// Opens the folder, making it if it is not there, and reads what was saved in it.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let failed = |operation| {
+            move |source| Error::File {
+                operation,
+                path: folder.into(),
+                source,
+            }
+        };
+        std::fs::create_dir_all(folder).map_err(failed("create"))?;
+        let lock = File::create(folder.join("lock")).map_err(failed("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::StateInUse(folder.into())),
+            Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
+        let path = folder.join("state.json");
+        let saved = match std::fs::read(&path) {
+            Ok(bytes) => Some(parse(&path, &bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(failed("read the state in")(source)),
+        };
+        Ok(Self {
+            folder: folder.into(),
+            _lock: lock,
+            saved: Mutex::new(saved),
+        })
+    }
+
+    /// What was saved; `None` in a new folder.
+    pub(crate) fn saved(&self) -> Option<Saved> {
+        self.lock().clone()
+    }
+
+    /// Saves all of it, durably and at once.
+    pub(crate) fn save(&self, saved: Saved) -> Result<()> {
+        let mut held = self.lock();
+        self.write(&saved)?;
+        *held = Some(saved);
+        Ok(())
+    }
+
+    /// Changes what is saved, durably and at once.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Saved)) -> Result<()> {
+        let mut held = self.lock();
+        if let Some(saved) = &mut *held {
+            change(saved);
+            self.write(saved)?;
+        }
+        Ok(())
+    }
+
+    /// The folder of one disk's logs.
+    pub(crate) fn logs(&self, disk: DiskId) -> PathBuf {
+        self.folder.join("logs").join(disk.to_string())
+    }
+
+    /// The folder of temporary files.
+    pub(crate) fn scratch(&self) -> &Path {
+        &self.folder
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Saved>> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, saved: &Saved) -> Result<()> {
+        let path = self.folder.join("state.json");
+        let bytes = serde_json::to_vec(saved).map_err(|error| Error::State {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        replace(&path, &bytes).map_err(|source| Error::File {
+            operation: "save",
+            path,
+            source,
+        })
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Saved> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let unusable = |reason: String| Error::State {
+        path: path.into(),
+        reason,
+    };
+    let version: Version =
+        serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))?;
+    if version.format > FORMAT {
+        let found = version.format;
+        return Err(unusable(format!(
+            "it has format {found}, of a newer release"
+        )));
+    }
+    serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))
+}
+
+impl Saved {
+    /// The record of a machine that was never protected.
+    pub(crate) fn new(name: MachineName, disks: Vec<SavedDisk>, replication: Machine) -> Self {
+        Self {
+            format: FORMAT,
+            name,
+            machine: MachineId::random(),
+            disks,
+            replication,
+            time: Time::ZERO,
+            clean: true,
+        }
+    }
+}
+
+/// Replaces the file at `path` by one with these bytes: whole or not at all, also after a crash.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}

@@ -1,0 +1,96 @@
+//! How a machine stands, as its replica knows it.
+
+use std::time::Duration;
+
+use afterimage_block::{Epoch, Length, Timestamp};
+use afterimage_replication::{Health, PrimaryReport, Role, State};
+use afterimage_store::{MachineName, RecoveryPoint, Replica, ReplicaDisk};
+use serde::Serialize;
+
+use crate::Result;
+use crate::job::Job;
+use crate::shared::Kept;
+
+/// A primary that is silent for this many intervals is no longer taken to be well.
+const SILENCE: u64 = 20;
+
+/// How a machine stands, as its replica knows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The machine's name.
+    pub name: MachineName,
+    /// The state: the replica's where it is failed over, else what the primary last reported.
+    pub state: State,
+    /// The health, which a primary that has long been silent cannot have left at normal.
+    pub health: Health,
+    /// What the replica is.
+    pub role: Role,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Bytes that the primary had still to ship when it last reported.
+    pub lag_bytes: Length,
+    /// The age of the newest recovery point, in seconds; `None` without one. A guest that writes
+    /// nothing makes no recovery points.
+    pub lag_secs: Option<u64>,
+    /// The recovery points, oldest first.
+    pub recovery_points: Vec<RecoveryPoint>,
+    /// The disks.
+    pub disks: Vec<ReplicaDisk>,
+    /// The primary's newest jobs, when it last reported.
+    pub jobs: Vec<Job>,
+    /// When the primary last reported.
+    pub reported: Option<Timestamp>,
+}
+
+/// How the machine of `replica` stands at `now`.
+///
+/// # Errors
+/// [`Error::Store`](crate::Error::Store) if there is no such replica, or it cannot be read.
+pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
+    let manifest = replica.existing().await?;
+    let kept = Kept::parse(&manifest.state)?;
+    let primary = kept.replica.primary;
+    let lag = manifest
+        .latest_point()
+        .map(|point| now.since(point.time).as_secs());
+    Ok(Status {
+        state: state(kept.replica.role, primary.as_ref()),
+        health: health(kept.replica.role, primary.as_ref(), now),
+        role: kept.replica.role,
+        epoch: manifest.fence.epoch,
+        lag_bytes: primary
+            .as_ref()
+            .map(|primary| primary.pending)
+            .unwrap_or_default(),
+        lag_secs: lag,
+        recovery_points: manifest.points,
+        disks: manifest.disks,
+        jobs: kept.jobs,
+        reported: primary.map(|primary| primary.time),
+        name: manifest.name,
+    })
+}
+
+fn state(role: Role, primary: Option<&PrimaryReport>) -> State {
+    match role {
+        Role::PreparedForFailover { .. } => State::PreparedForFailover,
+        Role::FailedOverWaitingCompletion { .. } => State::FailedOverWaitingCompletion,
+        Role::FailedOver { .. } => State::FailedOver,
+        _ => primary.map_or(State::ReadyForInitialReplication, |primary| primary.state),
+    }
+}
+
+fn health(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> Health {
+    if role != Role::Replica {
+        // Prepared or failed over: nothing replicates.
+        return Health::Warning;
+    }
+    let Some(primary) = primary else {
+        return Health::Warning;
+    };
+    let patience = Duration::from_secs(primary.interval_secs.saturating_mul(SILENCE));
+    if now.since(primary.time) > patience {
+        return primary.health.max(Health::Warning);
+    }
+    primary.health
+}
