@@ -466,14 +466,16 @@ impl Disk {
         let (Outcome::Logged(_), Some(writer)) = (finished.outcome, writer) else {
             return lost(doubt);
         };
-        match writer.seal(*lock(&self.predecessor)) {
+        let mut predecessor = lock(&self.predecessor);
+        match writer.seal(*predecessor) {
             Ok(sealed) => {
-                *lock(&self.predecessor) = sealed.summary().content;
+                *predecessor = sealed.summary().content;
                 Ended::Sealed(sealed.summary().file_length)
             }
             Err(error) => {
                 tracing::warn!(disk = %self.path.display(), %error, "a log cannot be sealed");
-                lost(doubt)
+                *predecessor = ContentDigest::NONE;
+                Ended::Lost(doubt)
             }
         }
     }

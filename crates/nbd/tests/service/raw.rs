@@ -94,19 +94,8 @@ impl Raw {
         (kind, self.payload(length))
     }
 
-    pub(crate) fn request(
-        &mut self,
-        (flags, command): (u16, u16),
-        cookie: u64,
-        (offset, length): (u64, u32),
-    ) {
-        let mut frame = 0x2560_9513_u32.to_be_bytes().to_vec();
-        frame.extend(flags.to_be_bytes());
-        frame.extend(command.to_be_bytes());
-        frame.extend(cookie.to_be_bytes());
-        frame.extend(offset.to_be_bytes());
-        frame.extend(length.to_be_bytes());
-        self.0.write_all(&frame).unwrap();
+    pub(crate) fn request(&mut self, what: (u16, u16), cookie: u64, range: (u64, u32)) {
+        self.0.write_all(&request(what, cookie, range)).unwrap();
     }
 
     /// Sends a WRITE with its payload.
@@ -149,4 +138,19 @@ impl Raw {
     pub(crate) fn half_close(&self) {
         self.0.shutdown(Shutdown::Write).unwrap();
     }
+}
+
+/// The frame of a request: flags and command, cookie, offset and length.
+pub(crate) fn request(
+    (flags, command): (u16, u16),
+    cookie: u64,
+    (offset, length): (u64, u32),
+) -> Vec<u8> {
+    let mut frame = 0x2560_9513_u32.to_be_bytes().to_vec();
+    frame.extend(flags.to_be_bytes());
+    frame.extend(command.to_be_bytes());
+    frame.extend(cookie.to_be_bytes());
+    frame.extend(offset.to_be_bytes());
+    frame.extend(length.to_be_bytes());
+    frame
 }
