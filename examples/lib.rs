@@ -1,4 +1,14 @@
-//! What the example programs share: nothing but presentation.
+//! What the example programs share: presentation, and a guest to try things with.
+
+mod guest;
+mod table;
+mod walk;
+mod watch;
+
+pub use guest::{Guest, make_image, sha256};
+pub use table::{Row, Table};
+pub use walk::{Outage, Walk};
+pub use watch::Watch;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;

@@ -120,6 +120,7 @@ impl Driver {
             }
             Done::Failed(task, failure) => Event::Failed { task, failure },
         };
+        tracing::debug!(?event);
         let actions = self.machine.handle(event, self.now());
         self.carry_out(actions)
     }
@@ -143,6 +144,7 @@ impl Driver {
         self.save()?;
         self.show_state();
         for action in actions {
+            tracing::debug!(?action);
             self.act(action);
         }
         Ok(())

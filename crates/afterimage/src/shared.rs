@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::generations::Generations;
-use crate::job::{Job, JobKind, Jobs, Progress};
+use crate::job::{Job, JobKind, JobState, Jobs, Progress};
 use crate::notice::Notice;
 use crate::state::StateFolder;
 use crate::{Clock, Error};
@@ -67,12 +67,13 @@ impl Shared {
 
     /// What is kept with the replica from now on.
     pub(crate) fn kept(&self, role: Role, report: PrimaryReport) -> serde_json::Value {
+        let ended = |job: &&Job| job.state != JobState::InProgress;
         let kept = Kept {
             replica: ReplicaState {
                 role,
                 primary: Some(report),
             },
-            jobs: self.jobs().iter().cloned().collect(),
+            jobs: self.jobs().iter().filter(ended).cloned().collect(),
         };
         kept.encode()
     }

@@ -36,7 +36,7 @@ pub struct Status {
     pub recovery_points: Vec<RecoveryPoint>,
     /// The disks.
     pub disks: Vec<ReplicaDisk>,
-    /// The primary's newest jobs, when it last reported.
+    /// The primary's newest jobs that had ended when it last reported.
     pub jobs: Vec<Job>,
     /// When the primary last reported.
     pub reported: Option<Timestamp>,

@@ -231,7 +231,7 @@ async fn try_ship(
             disks: logs,
         },
         predecessors,
-        resync: false,
+        after_loss: shipment.after_loss,
         point: shipment
             .point
             .then(|| recovery_point(shipment.sequence, shipment.time)),
@@ -299,7 +299,7 @@ pub(crate) async fn resync(
             sequence,
             disks: logs,
         },
-        resync: true,
+        after_loss: true,
         point: None,
     };
     writer

@@ -82,6 +82,9 @@ pub struct Shipment {
     pub time: Timestamp,
     /// Which disks' logs there are; the others were lost, and are in doubt.
     pub present: Vec<bool>,
+    /// Whether logs between the newest that the replica acknowledged and these were lost; what they
+    /// held is in doubt.
+    pub after_loss: bool,
     /// Whether the replica is at a recovery point once it has them.
     pub point: bool,
 }

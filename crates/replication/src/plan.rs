@@ -281,6 +281,7 @@ impl Machine {
                 .iter()
                 .map(|length| !length.is_zero())
                 .collect(),
+            after_loss: self.durable.map(Sequence::next) != Some(sealed.sequence),
             point: sealed.point,
         };
         Some((Task::Ship, Action::Ship(shipment)))

@@ -33,9 +33,9 @@ pub struct Publication {
     /// The digest that each log gives for the one before it; [`ContentDigest::NONE`] where it gives
     /// none.
     pub predecessors: Vec<ContentDigest>,
-    /// Whether these are the differences that a resynchronization found, which make up for logs that
-    /// were lost: only they may leave a gap in the sequence.
-    pub resync: bool,
+    /// Whether logs of before were lost, so that these may leave a gap in the sequence. The replica
+    /// cannot be at a recovery point then.
+    pub after_loss: bool,
     /// The recovery point that the replica reaches with them.
     pub point: Option<RecoveryPoint>,
 }
@@ -215,9 +215,13 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     if manifest.logs.last() == Some(&publication.logs) {
         return Ok(false);
     }
-    let next = found == last.next() || (publication.resync && found > last);
-    if !next {
-        return Err(Error::OutOfSequence { last, found });
+    if found != last.next() {
+        let may_leave_a_gap = publication.after_loss && publication.point.is_none();
+        return if may_leave_a_gap && found > last {
+            Ok(true)
+        } else {
+            Err(Error::OutOfSequence { last, found })
+        };
     }
     for (disk, predecessor) in publication.predecessors.iter().enumerate() {
         let before = manifest

@@ -140,7 +140,7 @@ impl Primary {
                 disks: vec![Some(writer.put_log(0, log).await.unwrap())],
             },
             predecessors: vec![log.summary().predecessor],
-            resync: false,
+            after_loss: false,
             point: Some(point(sequence)),
         }
     }
@@ -314,7 +314,7 @@ async fn other_machines_and_other_disks_are_refused() {
 }
 
 #[tokio::test]
-async fn gaps_and_broken_chains_are_refused_unless_a_resync_makes_up_for_them() {
+async fn gaps_are_refused_except_after_a_loss_and_broken_chains_always() {
     let store = Store::open("memory://gaps").await.unwrap();
     let replica = store.replica("a".parse().unwrap());
     let writer = claimed(&replica).await;
@@ -328,8 +328,16 @@ async fn gaps_and_broken_chains_are_refused_unless_a_resync_makes_up_for_them() 
         .await
         .unwrap_err();
     assert!(matches!(error, Error::OutOfSequence { .. }), "{error}");
-    publication.resync = true;
-    publication.predecessors = vec![ContentDigest::NONE];
+    publication.after_loss = true;
+    let error = writer
+        .publish(&publication, &Value::Null)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, Error::OutOfSequence { .. }),
+        "no point: {error}"
+    );
+    publication.point = None;
     writer.publish(&publication, &Value::Null).await.unwrap();
     primary.last = ContentDigest::new([9; 32]);
     let log = primary.generation(5);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
 use afterimage_replication::{
     Action, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy, Position, Request,
-    Scope, State, Task, Tracking,
+    Scope, Shipment, State, Task, Tracking,
 };
 use afterimage_retry::{Class, Time};
 
@@ -315,6 +315,7 @@ impl World {
                     .get(&shipment.sequence)
                     .expect("unshipped logs are kept");
                 let logs = logs.clone();
+                self.check_sequence(&shipment);
                 self.publish(shipment.sequence, &logs, shipment.point);
                 Some(Event::Shipped)
             }
@@ -450,6 +451,18 @@ impl World {
         if !self.machine.doubt().iter().all(Scope::is_nothing) {
             self.mark("second pass");
         }
+    }
+
+    /// A store takes logs in sequence, except after a loss, and then makes no point of them.
+    fn check_sequence(&self, shipment: &Shipment) {
+        let published = self.replica.published;
+        let follows = published.map(Sequence::next) == Some(shipment.sequence);
+        let known = published >= Some(shipment.sequence);
+        let after_loss = shipment.after_loss && !shipment.point;
+        assert!(
+            follows || known || after_loss,
+            "{shipment:?} after {published:?}"
+        );
     }
 
     fn publish(&mut self, sequence: Sequence, logs: &[Option<Log>], point: bool) {
