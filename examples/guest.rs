@@ -5,14 +5,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
+use afterimage::block::{BlockRead, BlockWrite, ContentDigest, Extent, Length, Offset, Zeroing};
 use afterimage_nbd::Client;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 /// The longest single write of the guest.
 const WRITE_MAX: u64 = 256 << 10;
-const SECTOR: u64 = 512;
+const SECTOR: usize = 512;
 
 /// A guest that writes at random places, reproducibly, and an observer that writes the same to a
 /// plain file and knows nothing of replication.
@@ -49,17 +49,18 @@ impl Guest {
 
     /// Writes the first sector again as it is: a change to nothing that is a write all the same.
     pub fn touch(&mut self) -> Result<()> {
-        let mut sector = [0; SECTOR as usize];
+        let mut sector = [0; SECTOR];
         self.disk.read_at(Offset::ZERO, &mut sector)?;
         Ok(self.disk.write_at(Offset::ZERO, &sector)?)
     }
 
     fn write_somewhere(&mut self) -> Result<u64> {
-        let sectors = self.disk.size().get() / SECTOR;
-        let longest = sectors.min(WRITE_MAX / SECTOR);
+        let sector = SECTOR as u64;
+        let sectors = self.disk.size().get() / sector;
+        let longest = sectors.min(WRITE_MAX / sector);
         let count = self.random.u64(1..=longest);
-        let start = self.random.u64(0..=sectors - count) * SECTOR;
-        let length = count * SECTOR;
+        let start = self.random.u64(0..=sectors - count) * sector;
+        let length = count * sector;
         let mut data = vec![0; usize::try_from(length)?];
         if self.random.u8(0..8) == 0 {
             let extent = Extent::new(Offset::new(start), Length::new(length));
@@ -74,7 +75,7 @@ impl Guest {
 }
 
 /// The SHA-256 of a file.
-pub fn sha256(path: &Path) -> io::Result<String> {
+pub fn sha256(path: &Path) -> io::Result<ContentDigest> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -84,11 +85,7 @@ pub fn sha256(path: &Path) -> io::Result<String> {
             n => hash.update(&buffer[..n]),
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(ContentDigest::new(hash.finalize().into()))
 }
 
 /// Makes a disk image of `size` bytes, two fifths of it data.

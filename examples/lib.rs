@@ -1,4 +1,8 @@
 //! What the example programs share: presentation, and a guest to try things with.
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "errors go to the person at the terminal"
+)]
 
 mod guest;
 mod table;

@@ -28,7 +28,7 @@ impl Watch {
 
     /// Shows what happens until `awaited` does.
     pub async fn until(&mut self, awaited: impl Fn(&Notice) -> bool) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(300);
+        const PATIENCE: Duration = Duration::from_mins(5);
         loop {
             let notice = tokio::time::timeout(PATIENCE, self.notices.recv()).await;
             let notice = notice.context("nothing happens any more")??;

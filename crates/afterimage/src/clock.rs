@@ -11,12 +11,10 @@ use afterimage_retry::Time;
 /// the monotonic clock, optionally faster, so that a demonstration need not wait for half an hour.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    origin: Duration,
+    /// The reading when it started, in nanoseconds.
+    origin: Arc<AtomicU64>,
     started: Instant,
     rate: u32,
-    /// The latest reading of a former run, in nanoseconds: time goes on from there if the wall clock
-    /// was set back meanwhile.
-    floor: Arc<AtomicU64>,
 }
 
 impl Clock {
@@ -33,24 +31,24 @@ impl Clock {
         assert!(rate > 0, "time must pass");
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            origin: wall.unwrap_or_default(),
+            origin: Arc::new(AtomicU64::new(nanos(wall.unwrap_or_default()))),
             started: Instant::now(),
             rate,
-            floor: Arc::default(),
         }
     }
 
-    /// Holds the clock at or after `time`, a reading of a former run.
+    /// Lets a clock that has just started go on from `time`, a reading of a former run, if the wall
+    /// clock was set back meanwhile.
     pub(crate) fn not_before(&self, time: Time) {
-        let nanos = u64::try_from(time.since_origin().as_nanos()).unwrap_or(u64::MAX);
-        self.floor.fetch_max(nanos, Ordering::Relaxed);
+        self.origin
+            .fetch_max(nanos(time.since_origin()), Ordering::Relaxed);
     }
 
     /// The present.
     pub fn now(&self) -> Time {
         let elapsed = self.started.elapsed().saturating_mul(self.rate);
-        let floor = Duration::from_nanos(self.floor.load(Ordering::Relaxed));
-        Time::new((self.origin + elapsed).max(floor))
+        let origin = Duration::from_nanos(self.origin.load(Ordering::Relaxed));
+        Time::new(origin + elapsed)
     }
 
     /// The present, as it is shown to people.
@@ -64,6 +62,10 @@ impl Clock {
     }
 }
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,8 +73,11 @@ mod tests {
     #[test]
     fn a_wall_clock_set_back_does_not_turn_time_back() {
         let clock = Clock::real();
-        let later = clock.now() + Duration::from_secs(3600);
+        let later = clock.now() + Duration::from_hours(1);
         clock.not_before(later);
-        assert!(clock.now() >= later);
+        let resumed = clock.now();
+        assert!(resumed >= later);
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(clock.now() > resumed, "nor does it stand still");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use afterimage_block::{
     BlockRead, ContentDigest, Epoch, Extent, Length, RunKind, Sequence, SessionId, Timestamp,
@@ -24,8 +23,6 @@ use crate::{Clock, Error, Result};
 
 /// Signatures that are fetched for one step of a comparison.
 const SIGNATURES: usize = 256;
-/// How often the progress of a first copy is made durable.
-const SAVED_EVERY: Duration = Duration::from_secs(1);
 
 /// A replica that is ours.
 pub(crate) struct Claimed {
@@ -160,7 +157,6 @@ async fn copy_disk(
     let mut base = writer.base(disk, progress).await?;
     let total = source.size();
     let mut sent = Length::ZERO;
-    let mut saved_at = Instant::now();
     while let Some(page) = base.next_page() {
         let copied = base.copy_page(Arc::clone(&source)).await?;
         sent = sent.saturating_add(copied.sent);
@@ -169,15 +165,12 @@ async fn copy_disk(
             total,
             sent,
         });
-        if saved_at.elapsed() >= SAVED_EVERY || base.next_page().is_none() {
-            let progress = base.progress();
-            shared.folder.update(|saved| {
-                if let Some(saved) = saved.disks.get_mut(disk) {
-                    saved.base = progress;
-                }
-            })?;
-            saved_at = Instant::now();
-        }
+        let progress = base.progress();
+        shared.folder.update(|saved| {
+            if let Some(saved) = saved.disks.get_mut(disk) {
+                saved.base = progress;
+            }
+        })?;
     }
     Ok((base.finish().await?, sent))
 }

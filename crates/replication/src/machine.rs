@@ -112,10 +112,14 @@ impl Machine {
 
     /// Goes on after the process ended: `self` as it was last made durable. After an unclean end,
     /// `recovered` tells what became of the open generation, whose writes were read from the disks
-    /// again; after a clean one there was nothing in it.
+    /// again; after a clean one there was nothing in it. What had failed is tried again at once, also
+    /// what made it Critical: somebody who starts a machine again has acted.
     pub fn restart(mut self, recovered: Option<BarrierReached>, now: Time) -> (Self, Vec<Action>) {
         self.lanes = Lanes::default();
         self.next_barrier = now + self.policy.interval;
+        self.retry = None;
+        self.hold
+            .take_if(|hold| matches!(hold, Hold::Critical { .. }));
         match &mut self.phase {
             Phase::Copying(copying) => copying.snapshot = None,
             // The machine runs again, so there is more to ship than the last delta.
