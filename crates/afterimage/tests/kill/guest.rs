@@ -61,14 +61,17 @@ pub(crate) fn slots(content: &[u8]) -> Vec<u64> {
     content.chunks(4096).map(slot).collect()
 }
 
-/// The number of the write up to which `found` holds all writes and after which none.
-pub(crate) fn prefix(found: &Slots) -> u64 {
+/// The numbers of the writes up to which `found` holds all and after which none. They are two where
+/// zeros were written where zeros are already.
+pub(crate) fn prefixes(found: &Slots) -> Vec<u64> {
     let newest = found.iter().flatten().max().copied().unwrap_or_default();
-    let mut candidates = newest..=newest + 1;
     let fits = |last: &u64| (*last == newest || is_zero(*last)) && after(*last) == *found;
-    candidates
-        .find(fits)
-        .unwrap_or_else(|| panic!("no prefix of the writes, up to {newest}"))
+    let fitting: Vec<_> = (newest..=newest + 1).filter(fits).collect();
+    assert!(
+        !fitting.is_empty(),
+        "no prefix of the writes, up to {newest}"
+    );
+    fitting
 }
 
 /// Writes one after another across both disks, so that any recovery point must hold a first part of

@@ -11,7 +11,7 @@ use afterimage::{Failover, Notice, PointSelector, Replica, Store, fail_over};
 use tokio::runtime::Runtime;
 
 use crate::KILLS;
-use crate::guest::{Guests, NAMES, ORDERED, Ordered, SIZES, Slots, WINDOW, prefix, slots};
+use crate::guest::{Guests, NAMES, ORDERED, Ordered, SIZES, Slots, WINDOW, prefixes, slots};
 use crate::process::Process;
 
 /// States in which processes were killed, and how often.
@@ -23,7 +23,7 @@ struct Life<'a> {
     runtime: Runtime,
     guest: Option<Ordered>,
     /// How far the newest recovery point was.
-    reached: u64,
+    reached: Vec<u64>,
     killed: &'a mut Kills,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn live(seed: u64, killed: &mut Kills) {
         random: fastrand::Rng::with_seed(seed),
         runtime: Runtime::new().unwrap(),
         guest: Some(Ordered::new()),
-        reached: 0,
+        reached: Vec::new(),
         killed,
     };
     life.make_disks();
@@ -87,7 +87,7 @@ impl Life<'_> {
     }
 
     /// Kills the process and checks what it leaves behind; whether a recovery point was there.
-    fn kill(&mut self, process: Process, guests: Guests) -> Option<u64> {
+    fn kill(&mut self, process: Process, guests: Guests) -> Option<Vec<u64>> {
         let told = process.kill();
         let guest = guests.stop();
         println!(
@@ -113,10 +113,11 @@ impl Life<'_> {
                 .unwrap();
             slots(&content)
         });
-        let (last, acknowledged) = (prefix(&found), guest.acknowledged());
+        let (held, acknowledged) = (prefixes(&found), guest.acknowledged());
+        let in_flight = acknowledged + 1;
         assert!(
-            last == acknowledged || last == acknowledged + 1,
-            "{last}, {acknowledged}"
+            held.contains(&acknowledged) || held.contains(&in_flight),
+            "{acknowledged} writes acknowledged, {held:?} there"
         );
         self.guest = Some(guest);
         self.check_newest_point()
@@ -129,7 +130,7 @@ impl Life<'_> {
     }
 
     /// The newest recovery point holds a first part of the writes, and never less than before.
-    fn check_newest_point(&mut self) -> Option<u64> {
+    fn check_newest_point(&mut self) -> Option<Vec<u64>> {
         let replica = self.replica()?;
         let found = self.runtime.block_on(async {
             let manifest = replica.manifest().await.unwrap()?;
@@ -142,11 +143,15 @@ impl Life<'_> {
             }
             Some(found)
         })?;
-        let reached = prefix(&found);
-        println!("  the newest recovery point has {reached} writes");
-        assert!(reached >= self.reached, "{reached} after {}", self.reached);
-        self.reached = reached;
-        Some(reached)
+        let held = prefixes(&found);
+        println!("  the newest recovery point has {held:?} writes");
+        assert!(
+            held.last() >= self.reached.first(),
+            "{held:?} after {:?}",
+            self.reached
+        );
+        self.reached.clone_from(&held);
+        Some(held)
     }
 
     fn moment(&mut self, millis: u64) -> Duration {
@@ -216,7 +221,7 @@ impl Life<'_> {
         let guest = guests.stop();
         process.stop();
         let reached = self.check_newest_point();
-        assert_eq!(reached, Some(guest.acknowledged()));
+        assert!(reached.unwrap().contains(&guest.acknowledged()));
         let out = self.folder.join("out");
         let replica = self.replica().unwrap();
         let failed_over = fail_over(

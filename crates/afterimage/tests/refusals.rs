@@ -1,0 +1,357 @@
+//! What bad input gets: an error that says what to do, or a resynchronization; never a lost write.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use afterimage::block::{BlockWrite, Length, Offset, RawDisk};
+use afterimage::{
+    Clock, Error, Failover, Notice, PointSelector, Policy, ProtectedMachine, Protection, Replica,
+    ResyncReason, Schedule, Store, fail_over,
+};
+use tempfile::TempDir;
+use tokio::sync::broadcast::Receiver;
+
+struct Fixture(TempDir);
+
+impl Fixture {
+    /// A folder with a disk of 4 MiB in it.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = Self(folder);
+        fixture.disk("disk");
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn disk(&self, name: &str) -> PathBuf {
+        let path = self.path(&format!("{name}.raw"));
+        RawDisk::create(&path, Length::mib(4)).unwrap();
+        path
+    }
+
+    /// Machine `name` with one disk, an interval of a tenth of a second, and a state folder of its
+    /// own.
+    fn protection(&self, name: &str, disk: &Path) -> Protection {
+        let second = Duration::from_secs(1);
+        let policy = Policy {
+            interval: second,
+            retry: Schedule::fixed([second], second).unwrap(),
+            ..Policy::default()
+        };
+        let replica = self.path("replica").display().to_string();
+        Protection::new(name.parse().unwrap(), vec![disk.into()], replica)
+            .state_folder(self.path(&format!("{name}.state")))
+            .clock(Clock::accelerated(10))
+            .policy(policy)
+    }
+
+    fn vm(&self) -> Protection {
+        self.protection("vm", &self.path("disk.raw"))
+    }
+
+    async fn replica(&self) -> Replica {
+        let url = self.path("replica").display().to_string();
+        let store = Store::open_existing(&url).await.unwrap();
+        store.replica("vm".parse().unwrap())
+    }
+
+    /// Protects the machine until it has a recovery point, and stops it.
+    async fn protect_once(&self) {
+        let (machine, mut notices) = self.vm().start().await.unwrap();
+        write(&machine, 1);
+        until(&mut notices, is_point).await;
+        assert!(machine.stop().await.unwrap());
+    }
+
+    /// The replica must be what the disk is.
+    async fn assert_replicated(&self) {
+        let out = self.path("out");
+        let replica = self.replica().await;
+        fail_over(
+            &replica,
+            Failover::Planned,
+            PointSelector::Latest,
+            &out,
+            |_, _| (),
+        )
+        .await
+        .unwrap();
+        let (disk, image) = (
+            fs::read(self.path("disk.raw")),
+            fs::read(out.join("disk.raw")),
+        );
+        assert!(disk.unwrap() == image.unwrap(), "disk and replica differ");
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.path("replica/machines/vm/manifest.json")
+    }
+
+    /// The file with this ending under `folder`.
+    fn find(&self, folder: &str, ending: &str) -> PathBuf {
+        let mut folders = vec![self.path(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.display().to_string().ends_with(ending) {
+                    return path;
+                }
+            }
+        }
+        panic!("no file *{ending}");
+    }
+}
+
+fn write(machine: &ProtectedMachine, value: u8) {
+    let at = Offset::new(4096 * u64::from(value));
+    machine.disks()[0].write_at(at, &[value; 4096]).unwrap();
+}
+
+fn is_point(notice: &Notice) -> bool {
+    matches!(notice, Notice::RecoveryPoint { .. })
+}
+
+async fn until(notices: &mut Receiver<Notice>, awaited: impl Fn(&Notice) -> bool) -> Notice {
+    let awaited = async {
+        loop {
+            let notice = notices.recv().await.unwrap();
+            if awaited(&notice) {
+                return notice;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), awaited)
+        .await
+        .unwrap()
+}
+
+/// Starts the machine; it must become Critical and say why, while the guest's writes go on.
+async fn problem(protection: Protection) -> String {
+    let (machine, mut notices) = protection.start().await.unwrap();
+    let gave_up = until(&mut notices, |n| matches!(n, Notice::GaveUp { .. })).await;
+    write(&machine, 9);
+    assert!(!machine.stop().await.unwrap());
+    match gave_up {
+        Notice::GaveUp { error, .. } => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn refused(protection: Protection) -> Error {
+    match protection.start().await {
+        Ok(_) => panic!("not refused"),
+        Err(error) => error,
+    }
+}
+
+fn assert_says(error: &impl ToString, words: &str) {
+    let error = error.to_string();
+    assert!(error.contains(words), "`{error}` does not say `{words}`");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_missing_or_odd_is_refused() {
+    let fixture = Fixture::new();
+    let error = refused(fixture.protection("vm", &fixture.path("none.raw"))).await;
+    assert_says(&error, "none.raw");
+    let odd = fixture.path("odd.raw");
+    fs::write(&odd, [0; 1000]).unwrap();
+    let error = refused(fixture.protection("odd", &odd)).await;
+    assert_says(
+        &error,
+        "1000 bytes, which is not a whole number of 512-byte sectors",
+    );
+    let error = refused(fixture.protection("folder", fixture.0.path())).await;
+    assert_says(&error, "neither a regular file nor a block device");
+}
+
+#[tokio::test]
+async fn a_disk_of_another_size_than_before_is_refused() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let disk = fs::File::options()
+        .write(true)
+        .open(fixture.path("disk.raw"))
+        .unwrap();
+    disk.set_len(8 << 20).unwrap();
+    let error = refused(fixture.vm()).await;
+    assert!(matches!(error, Error::SizeChanged { .. }), "{error}");
+    disk.set_len(4 << 20).unwrap();
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_disk_and_a_state_folder_have_one_protector() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, is_point).await;
+    let error = refused(fixture.vm()).await;
+    assert!(matches!(error, Error::StateInUse(_)), "{error}");
+    let error = refused(fixture.protection("other", &fixture.path("disk.raw"))).await;
+    assert_says(&error, "in use");
+    write(&machine, 2);
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn the_state_folder_of_another_machine_is_refused() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let other = fixture.protection("other", &fixture.path("disk.raw"));
+    let error = refused(other.state_folder(fixture.path("vm.state"))).await;
+    assert_says(&error, "belongs to machine `vm`");
+}
+
+#[tokio::test]
+async fn a_replica_name_that_is_taken_is_a_problem() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let disk = fixture.disk("another");
+    let taken = fixture.protection("vm", &disk);
+    let error = problem(taken.state_folder(fixture.path("fresh.state"))).await;
+    assert_says(&error, "another");
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_damaged_or_newer_manifest_is_a_problem_until_it_is_mended() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let good = fs::read(fixture.manifest()).unwrap();
+    for bad in [&good[..good.len() / 2], b"{}".as_slice(), b"".as_slice()] {
+        fs::write(fixture.manifest(), bad).unwrap();
+        assert_says(&problem(fixture.vm()).await, "manifest.json");
+    }
+    let text = String::from_utf8(good.clone()).unwrap();
+    let newer = text.replacen("\"format\":1", "\"format\":2", 1);
+    assert_ne!(text, newer);
+    fs::write(fixture.manifest(), newer).unwrap();
+    assert_says(&problem(fixture.vm()).await, "format 2");
+    fs::write(fixture.manifest(), good).unwrap();
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+}
+
+/// Stops a machine while its replica is away, so that a sealed log waits, and damages that log.
+async fn with_a_damaged_log(damage: impl Fn(&Path)) {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let (here, away) = (fixture.path("replica"), fixture.path("away"));
+    fs::rename(&here, &away).unwrap();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 3);
+    until(&mut notices, |n| matches!(n, Notice::Retry { .. })).await;
+    assert!(!machine.stop().await.unwrap());
+    damage(&fixture.find("vm.state/logs", ".ailog"));
+    fs::rename(&away, &here).unwrap();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    let required = until(&mut notices, |n| matches!(n, Notice::ResyncRequired { .. })).await;
+    let lost = Notice::ResyncRequired {
+        reason: ResyncReason::LogLost,
+    };
+    assert_eq!(required, lost);
+    until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_truncated_log_is_made_up_for_by_a_resynchronization() {
+    with_a_damaged_log(|log| {
+        let length = fs::metadata(log).unwrap().len();
+        let file = fs::File::options().write(true).open(log).unwrap();
+        file.set_len(length / 2).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_log_is_made_up_for_by_a_resynchronization() {
+    with_a_damaged_log(|log| {
+        let mut content = fs::read(log).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        fs::write(log, content).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_log_is_made_up_for_by_a_resynchronization() {
+    with_a_damaged_log(|log| fs::remove_file(log).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_failover_to_a_damaged_point_makes_no_image() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 4);
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    let log = fixture.find("replica/machines/vm", ".ailog");
+    let mut content = fs::read(&log).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::write(&log, content).unwrap();
+    let out = fixture.path("out");
+    let replica = fixture.replica().await;
+    let failed = fail_over(
+        &replica,
+        Failover::Test,
+        PointSelector::Latest,
+        &out,
+        |_, _| (),
+    )
+    .await;
+    assert_says(&failed.unwrap_err(), "damaged");
+    assert!(!out.join("disk.raw").exists());
+}
+
+#[tokio::test]
+async fn a_failover_overwrites_nothing() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let replica = fixture.replica().await;
+    let onto_itself = fixture.0.path();
+    let failed = fail_over(
+        &replica,
+        Failover::Test,
+        PointSelector::Latest,
+        onto_itself,
+        |_, _| (),
+    );
+    let error = failed.await.unwrap_err();
+    assert!(matches!(error, Error::Exists(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_disk_changed_while_nothing_tracked_it_is_compared() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    RawDisk::open(
+        &fixture.path("disk.raw"),
+        afterimage::block::Access::ReadWrite,
+    )
+    .unwrap()
+    .write_at(Offset::new(1 << 20), &[7; 512])
+    .unwrap();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
