@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use afterimage_block::{Length, Sequence, Timestamp};
+use afterimage_block::{ContentDigest, Length, Sequence, Timestamp};
 use afterimage_replication::{
     Action, Barrier, Event, Failure, Machine, PrimaryReport, Report, Request, State, Task,
 };
@@ -29,6 +29,8 @@ pub(crate) enum Command {
 /// What a task came to.
 pub(crate) enum Done {
     Event(Event),
+    /// What came of a barrier, and the digests that the next logs name as their predecessors.
+    Barrier(Event, Vec<ContentDigest>),
     Claimed(Claimed),
     Failed(Task, Failure),
 }
@@ -38,6 +40,9 @@ pub(crate) struct Driver {
     machine: Machine,
     shared: Arc<Shared>,
     writer: Option<Writer>,
+    /// The digests of the logs of the last barrier that the machine knows of. They are saved with it:
+    /// those of a barrier that it has not heard of yet belong to another state.
+    predecessors: Vec<ContentDigest>,
     tasks: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
@@ -50,6 +55,7 @@ impl Driver {
         let (done, results) = mpsc::unbounded_channel();
         Self {
             machine,
+            predecessors: shared.generations.predecessors(),
             shared,
             writer: None,
             tasks: JoinSet::new(),
@@ -109,6 +115,10 @@ impl Driver {
     fn note(&mut self, done: Done) -> Result<()> {
         let event = match done {
             Done::Event(event) => event,
+            Done::Barrier(event, predecessors) => {
+                self.predecessors = predecessors;
+                event
+            }
             Done::Claimed(claimed) => {
                 let epoch = claimed.writer.epoch();
                 self.shared.generations.set_epoch(epoch);
@@ -151,12 +161,11 @@ impl Driver {
     }
 
     fn save(&self) -> Result<()> {
-        let predecessors = self.shared.generations.predecessors();
         self.shared.folder.update(|saved| {
             saved.replication = self.machine.clone();
             saved.time = self.now();
-            for (disk, predecessor) in saved.disks.iter_mut().zip(predecessors) {
-                disk.predecessor = predecessor;
+            for (disk, predecessor) in saved.disks.iter_mut().zip(&self.predecessors) {
+                disk.predecessor = *predecessor;
             }
         })?;
         self.shared
@@ -306,7 +315,11 @@ impl Driver {
 }
 
 async fn reach(shared: Arc<Shared>, barrier: Barrier) -> Result<Done> {
-    blocking(move || shared.generations.barrier(&barrier).map(Done::Event)).await
+    blocking(move || {
+        let event = shared.generations.barrier(&barrier)?;
+        Ok(Done::Barrier(event, shared.generations.predecessors()))
+    })
+    .await
 }
 
 /// The bytes of a whole, as a sum that cannot overflow.

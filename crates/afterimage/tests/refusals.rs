@@ -131,7 +131,7 @@ async fn until(notices: &mut Receiver<Notice>, awaited: impl Fn(&Notice) -> bool
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), awaited)
+    tokio::time::timeout(Duration::from_mins(1), awaited)
         .await
         .unwrap()
 }
@@ -344,7 +344,7 @@ async fn a_disk_changed_while_nothing_tracked_it_is_compared() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     RawDisk::open(
-        &fixture.path("disk.raw"),
+        fixture.path("disk.raw"),
         afterimage::block::Access::ReadWrite,
     )
     .unwrap()
