@@ -1,6 +1,8 @@
 //! Changes into bytes, without I/O.
 
-use afterimage_block::{Change, ContentDigest, Extent, ExtentMap, Length, Lsn, Offset, Timestamp};
+use afterimage_block::{
+    Change, ContentDigest, Extent, ExtentMap, Length, Lsn, Offset, Timestamp, check_range,
+};
 
 use crate::index::Stored;
 use crate::record::{Kind, PAYLOAD_MAX};
@@ -48,13 +50,18 @@ impl Encoder {
     /// [`PAYLOAD_MAX`](crate::PAYLOAD_MAX).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if it lies outside the disk; nothing is encoded.
+    /// [`Error::OutOfRange`] if it lies outside the disk, [`Error::Disk`] if its end is past what an
+    /// offset can say; nothing is encoded.
     pub fn change<'a>(
         &mut self,
         change: Change<'a>,
         time: Timestamp,
     ) -> Result<impl Iterator<Item = Encoded<'a>>> {
         let extent = change.extent();
+        if let (None, Change::Write { offset, data }) = (extent, change) {
+            // An empty write passes; one whose end no offset can say does not.
+            check_range(offset, Length::of(data), self.header.disk_size)?;
+        }
         if let Some(extent) = extent
             && extent.end().get() > self.header.disk_size.get()
         {

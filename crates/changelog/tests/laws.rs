@@ -251,6 +251,7 @@ fn limits_are_typed_and_leave_the_log_as_it_was() {
         write(&mut log, SIZE - 1, 2),
         Err(Error::OutOfRange { .. })
     ));
+    assert!(matches!(write(&mut log, u64::MAX, 2), Err(Error::Disk(_))));
     write(&mut log, 5, 2).unwrap();
     let sealed = log.seal(ContentDigest::NONE).unwrap();
     assert_eq!(SealedLog::open(sealed.path()).unwrap().summary().records, 2);
