@@ -1,7 +1,7 @@
 //! What can go wrong with a change log.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use afterimage_block::{DiskId, Extent, Length};
 
@@ -76,6 +76,38 @@ pub enum Error {
         /// The size of the disk at hand.
         size: Length,
     },
+    /// What went wrong with a log, and which log it is.
+    #[error("`{}`: {source}", path.display())]
+    InFile {
+        /// The log.
+        path: PathBuf,
+        /// What went wrong with it.
+        source: Box<Error>,
+    },
+    /// The file begins as no format of change log does.
+    #[error("the file begins neither as a native change log nor as an HRL does")]
+    UnknownFormat,
+    /// The HRL is of a version that is not known.
+    #[error(
+        "HRL has format version {found:#010x}, and this release reads 0x00010000 and 0x00020000"
+    )]
+    UnknownHrlVersion {
+        /// Its version.
+        found: u32,
+    },
+    /// The HRL has no end: its writer never closed it.
+    #[error("HRL was not closed: salvage it")]
+    NotClosed,
+    /// The log does not follow the one that it was to follow.
+    #[error("`{}` does not follow `{}`: {reason}", later.display(), earlier.display())]
+    NotConsecutive {
+        /// The log that was to come first.
+        earlier: PathBuf,
+        /// The log that was to follow it.
+        later: PathBuf,
+        /// Why it does not.
+        reason: &'static str,
+    },
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] afterimage_block::Error),
@@ -88,8 +120,30 @@ impl Error {
             Self::Io { .. } | Self::OverQuota { .. } | Self::IndexFull { .. } | Self::Poisoned => {
                 true
             }
+            Self::InFile { source, .. } => source.is_recoverable(),
             Self::Disk(error) => error.is_recoverable(),
             _ => false,
+        }
+    }
+
+    /// What went wrong, without the name of the file.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::InFile { source, .. } => source.cause(),
+            error => error,
+        }
+    }
+
+    /// With the name of the log, unless it says one.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Io { .. } | Self::InFile { .. } | Self::NotConsecutive { .. } | Self::Disk(_) => {
+                self
+            }
+            error => Self::InFile {
+                path: path.into(),
+                source: Box::new(error),
+            },
         }
     }
 

@@ -49,10 +49,13 @@
 //! *The predecessor stands in the footer*, since the log before this one is sealed only after this
 //! one has begun to take writes.
 
+mod apply;
 mod encoder;
 mod error;
 mod fields;
+mod file;
 mod header;
+mod hrl;
 mod index;
 mod reader;
 mod record;
@@ -60,12 +63,17 @@ mod recover;
 mod sealed;
 mod writer;
 
+pub use apply::Applied;
 pub use encoder::{Encoded, Encoder};
 pub use error::{Error, Result};
 pub use header::LogHeader;
+pub use hrl::{
+    HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSummary, HrlTime, HrlVersion,
+    HrlWriter,
+};
 pub use index::{Index, Piece, Summary, Trailer};
 pub use reader::{Reader, Record, StreamReader, Tail};
 pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
 pub use recover::{Recovered, recover};
-pub use sealed::{Applied, SealedLog};
+pub use sealed::SealedLog;
 pub use writer::{FileWriter, WriterOptions};

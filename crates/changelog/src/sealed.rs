@@ -5,15 +5,14 @@ use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use afterimage_block::{BlockWrite, ContentDigest, Extent, Length, Zeroing};
+use afterimage_block::{BlockWrite, ContentDigest, Extent, Length};
 use sha2::{Digest, Sha256};
 
+use crate::apply::{Applied, apply_pieces};
+use crate::file::LogFile;
 use crate::reader::{StreamReader, Tail};
 use crate::writer::io_error;
-use crate::{Error, Index, LogHeader, Piece, Result, Summary, Trailer};
-
-/// The most bytes that are moved at a time.
-const CHUNK: Length = Length::mib(1);
+use crate::{Error, Index, LogHeader, Result, Summary, Trailer};
 
 /// A sealed log file. It exists only where every record, the content's digest and the index were
 /// proved, or where it has just been sealed.
@@ -123,43 +122,8 @@ impl SealedLog {
                 size: disk.size(),
             });
         }
-        let file = File::open(&self.path);
-        let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
-        let index = read_footer(&file, &self.path)?.1;
-        let mut applied = Applied::default();
-        let mut buffer = Vec::new();
-        for piece in index.iter() {
-            self.apply_piece(&file, piece, disk, &mut buffer, &mut applied)?;
-        }
-        Ok(applied)
-    }
-
-    fn apply_piece(
-        &self,
-        file: &File,
-        piece: Piece,
-        disk: &(impl BlockWrite + ?Sized),
-        buffer: &mut Vec<u8>,
-        applied: &mut Applied,
-    ) -> Result<()> {
-        let Some(mut at) = piece.data_at else {
-            if piece.discarded {
-                disk.discard(piece.extent)?;
-            } else {
-                disk.write_zeroes(piece.extent, Zeroing::Deallocate)?;
-            }
-            applied.zeroed = applied.zeroed.saturating_add(piece.extent.length());
-            return Ok(());
-        };
-        for part in piece.extent.pieces(CHUNK) {
-            buffer.resize(part.length().to_usize().unwrap_or_default(), 0);
-            let read = file.read_exact_at(buffer, at);
-            read.map_err(|source| io_error("read", &self.path, at, source))?;
-            disk.write_at(part.start(), buffer)?;
-            at += part.length().get();
-        }
-        applied.written = applied.written.saturating_add(piece.extent.length());
-        Ok(())
+        let file = LogFile::open(&self.path)?;
+        apply_pieces(&file, self.index()?.iter(), disk)
     }
 
     /// The extents that it changes.
@@ -169,15 +133,6 @@ impl SealedLog {
     pub fn extents(&self) -> Result<Vec<Extent>> {
         Ok(self.index()?.iter().map(|piece| piece.extent).collect())
     }
-}
-
-/// What [`SealedLog::apply`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
-    /// Bytes written.
-    pub written: Length,
-    /// Bytes zeroed or discarded.
-    pub zeroed: Length,
 }
 
 /// Summary, index and the footer's position of a sealed log. Allocates no more than the file's

@@ -210,7 +210,7 @@ fn write_record(file: &mut File, record: &Encoded<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
