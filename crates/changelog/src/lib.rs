@@ -54,6 +54,7 @@ mod encoder;
 mod error;
 mod fields;
 mod file;
+mod gap;
 mod header;
 mod hrl;
 mod index;
@@ -66,10 +67,11 @@ mod writer;
 pub use apply::Applied;
 pub use encoder::{Encoded, Encoder};
 pub use error::{Error, Result};
+pub use gap::Gap;
 pub use header::LogHeader;
 pub use hrl::{
-    HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSummary, HrlTime, HrlVersion,
-    HrlWriter,
+    HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSalvaged, HrlSummary, HrlTime,
+    HrlVersion, HrlWriter,
 };
 pub use index::{Index, Piece, Summary, Trailer};
 pub use reader::{Reader, Record, StreamReader, Tail};

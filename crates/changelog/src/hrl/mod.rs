@@ -6,12 +6,14 @@
 //! ```
 
 mod block;
+mod chain;
 mod checksum;
 mod encoder;
 mod entry;
 mod header;
 mod id;
 mod log;
+mod salvage;
 mod time;
 mod walk;
 mod writer;
@@ -21,5 +23,6 @@ pub use entry::HrlEntry;
 pub use header::{HrlHeader, HrlVersion};
 pub use id::HrlId;
 pub use log::{HrlLog, HrlRecord, HrlSummary};
+pub use salvage::HrlSalvaged;
 pub use time::HrlTime;
 pub use writer::HrlWriter;
