@@ -46,6 +46,11 @@ impl LogHeader {
         bytes
     }
 
+    /// Whether a file that begins with `bytes` means to be a native log.
+    pub(crate) fn begins(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
     /// The header in the first bytes of a log, and the checksum that its records continue.
     ///
     /// # Errors

@@ -49,7 +49,9 @@
 //! *The predecessor stands in the footer*, since the log before this one is sealed only after this
 //! one has begun to take writes.
 
+mod any;
 mod apply;
+mod convert;
 mod encoder;
 mod error;
 mod fields;
@@ -64,7 +66,9 @@ mod recover;
 mod sealed;
 mod writer;
 
+pub use any::{AnyLog, ChangeLog, open_log};
 pub use apply::Applied;
+pub use convert::{to_hrl, to_native};
 pub use encoder::{Encoded, Encoder};
 pub use error::{Error, Result};
 pub use gap::Gap;

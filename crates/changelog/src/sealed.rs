@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::apply::{Applied, apply_pieces};
 use crate::file::LogFile;
-use crate::reader::{StreamReader, Tail};
+use crate::reader::{Record, StreamReader, Tail};
 use crate::writer::io_error;
 use crate::{Error, Index, LogHeader, Result, Summary, Trailer};
 
@@ -108,6 +108,46 @@ impl SealedLog {
         Ok(read_footer(&file, &self.path)?.1)
     }
 
+    /// Hands its records to `take`, in order, labels included.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::InFile`] if the file was changed since it was proved; what `take`
+    /// returns.
+    pub fn records(&self, mut take: impl FnMut(&Record) -> Result<()>) -> Result<()> {
+        let changed = |at, reason| Error::damaged(at, reason).in_file(&self.path);
+        let file = File::open(&self.path);
+        let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
+        let mut reader = StreamReader::new(BufReader::with_capacity(64 << 10, file))
+            .map_err(|error| error.in_file(&self.path))?;
+        let mut records = 0;
+        while let Some(record) = reader.next_record()? {
+            records += 1;
+            take(&record)?;
+        }
+        match reader.tail() {
+            Some(Tail::Torn { at, reason }) => Err(changed(at, reason)),
+            _ if records != self.summary.records => {
+                Err(changed(reader.position(), "records were lost meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a disk that is not of the size of the log's.
+    ///
+    /// # Errors
+    /// [`Error::WrongDisk`].
+    pub fn check_fits(&self, size: Length) -> Result<()> {
+        if size == self.header.disk_size {
+            return Ok(());
+        }
+        Err(Error::WrongDisk {
+            found: self.header.disk,
+            found_size: self.header.disk_size,
+            size,
+        })
+    }
+
     /// Makes its changes on `disk`, each byte once, in the order of the disk. Making them again
     /// changes nothing. The disk is not flushed.
     ///
@@ -115,13 +155,7 @@ impl SealedLog {
     /// [`Error::WrongDisk`] before anything is written if the size differs; [`Error::Io`],
     /// [`Error::Disk`]: some changes are then made, and it is to be applied again.
     pub fn apply(&self, disk: &(impl BlockWrite + ?Sized)) -> Result<Applied> {
-        if disk.size() != self.header.disk_size {
-            return Err(Error::WrongDisk {
-                found: self.header.disk,
-                found_size: self.header.disk_size,
-                size: disk.size(),
-            });
-        }
+        self.check_fits(disk.size())?;
         let file = LogFile::open(&self.path)?;
         apply_pieces(&file, self.index()?.iter(), disk)
     }

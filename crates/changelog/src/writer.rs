@@ -57,12 +57,31 @@ impl FileWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn create(path: &Path, header: LogHeader, options: WriterOptions) -> Result<Self> {
+        let mut open = OpenOptions::new();
+        open.create(true).truncate(true);
+        Self::begin(path, header, options, &mut open)
+    }
+
+    /// Begins a log at `path`, where no file may be.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_new(path: &Path, header: LogHeader, options: WriterOptions) -> Result<Self> {
+        let mut open = OpenOptions::new();
+        open.create_new(true);
+        Self::begin(path, header, options, &mut open)
+    }
+
+    fn begin(
+        path: &Path,
+        header: LogHeader,
+        options: WriterOptions,
+        open: &mut OpenOptions,
+    ) -> Result<Self> {
         let (encoder, bytes) = Encoder::new(header);
-        let file = OpenOptions::new()
+        let file = open
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(true)
             .open(path)
             .and_then(|mut file| file.write_all(&bytes).map(|()| file))
             .map_err(|source| io_error("create", path, 0, source))?;

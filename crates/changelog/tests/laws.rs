@@ -2,93 +2,28 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::path::Path;
 
 use afterimage_block::{
-    BlockWrite, Change, ContentDigest, DiskId, Epoch, Extent, Length, Lsn, MemoryDisk, Offset,
-    Sequence, Timestamp,
+    BlockWrite, Change, ContentDigest, Epoch, Extent, Length, Lsn, MemoryDisk, Offset, Timestamp,
 };
 use afterimage_changelog::{
     Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Reader, RecordHeader, SealedLog, Tail,
     WriterOptions, recover,
 };
+use common::{SIZE, Step, contents_after, disk, steps};
 use proptest::prelude::*;
 
-const SIZE: u64 = 64 << 10;
-
 fn header() -> LogHeader {
-    LogHeader {
-        disk: DiskId::from_bytes(*b"disk of the test"),
-        disk_size: Length::new(SIZE),
-        epoch: Epoch::new(3),
-        first: Sequence::new(7),
-        last: Sequence::new(7),
-        created: Timestamp::from_nanos(1_764_000_000_123_456_789),
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Write(u64, Vec<u8>),
-    Zero(Extent),
-    Discard(Extent),
-    Bookmark(String),
-}
-
-impl Step {
-    fn change(&self) -> Option<Change<'_>> {
-        match self {
-            Self::Write(offset, data) => Some(Change::Write {
-                offset: Offset::new(*offset),
-                data,
-            }),
-            Self::Zero(extent) => Some(Change::WriteZeroes(*extent)),
-            Self::Discard(extent) => Some(Change::Discard(*extent)),
-            Self::Bookmark(_) => None,
-        }
-    }
-}
-
-fn extents() -> impl Strategy<Value = Extent> {
-    (0..SIZE, 1..8192_u64).prop_map(|(start, length)| {
-        Extent::new(Offset::new(start), Length::new(length.min(SIZE - start))).unwrap()
-    })
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let write = (extents(), any::<u8>()).prop_map(|(extent, value)| {
-        let length = extent.length().to_usize().unwrap();
-        Step::Write(extent.start().get(), vec![value; length])
-    });
-    let step = prop_oneof![
-        4 => write,
-        1 => extents().prop_map(Step::Zero),
-        1 => extents().prop_map(Step::Discard),
-        1 => "[a-zé]{0,12}".prop_map(Step::Bookmark),
-    ];
-    prop::collection::vec(step, 0..12)
+    common::header(7, 7)
 }
 
 fn write(path: &Path, steps: &[Step]) -> FileWriter {
-    let mut log = FileWriter::create(path, header(), WriterOptions::default()).unwrap();
-    for (number, step) in steps.iter().enumerate() {
-        let time = Timestamp::from_nanos(number as u64);
-        let lsn = match (step.change(), step) {
-            (Some(change), _) => log.append(change, time),
-            (None, Step::Bookmark(label)) => log.bookmark(label, time),
-            _ => continue,
-        };
-        assert_eq!(lsn.unwrap(), Lsn::new(number as u64));
-    }
+    let log = common::write(path, header(), steps);
+    assert_eq!(log.records(), steps.len() as u64);
     log
-}
-
-fn model(steps: &[Step]) -> Vec<u8> {
-    let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
-    for change in steps.iter().filter_map(Step::change) {
-        change.apply_to(&disk).unwrap();
-    }
-    disk.contents()
 }
 
 fn sealed(steps: &[Step]) -> (tempfile::TempDir, SealedLog) {
@@ -109,6 +44,7 @@ proptest! {
         prop_assert_eq!(reader.header(), &header());
         for (number, step) in steps.iter().enumerate() {
             let record = reader.next().unwrap();
+            prop_assert_eq!(record.header.lsn, Lsn::new(number as u64));
             prop_assert_eq!(record.time(), Timestamp::from_nanos(number as u64));
             prop_assert_eq!(record.change(), step.change());
             if let Step::Bookmark(label) = step {
@@ -127,10 +63,10 @@ proptest! {
         prop_assert_eq!(proved.summary(), log.summary());
         prop_assert_eq!(proved.summary().records, steps.len() as u64);
         prop_assert_eq!(proved.summary().predecessor, ContentDigest::new([5; 32]));
-        let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
+        let disk = disk();
         for _ in 0..2 {
             proved.apply(&disk).unwrap();
-            prop_assert!(disk.contents() == model(&steps), "applying twice is applying once");
+            prop_assert!(disk.contents() == contents_after(&steps), "applying twice is applying once");
         }
     }
 
@@ -355,7 +291,7 @@ fn the_golden_log_is_written_and_read_byte_for_byte() {
         std::fs::read(log.path()).unwrap(),
         std::fs::read(&golden).unwrap()
     );
-    let disk = MemoryDisk::with_contents(&vec![0xEE; usize::try_from(SIZE).unwrap()]);
+    let disk = disk();
     SealedLog::open(&golden).unwrap().apply(&disk).unwrap();
-    assert!(disk.contents() == model(&steps));
+    assert!(disk.contents() == contents_after(&steps));
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use afterimage_block::{BlockWrite, Extent, ExtentMap, Length, Slice};
+use afterimage_block::{BlockWrite, Extent, ExtentMap, Length, Offset, Slice, Timestamp};
 
 use super::block::entry_at;
 use super::checksum::ByteSum;
@@ -11,7 +11,7 @@ use super::walk::{Placed, read_block, read_header, walk};
 use super::{HrlEntry, HrlHeader};
 use crate::apply::{Applied, apply_pieces};
 use crate::file::LogFile;
-use crate::{Error, Piece, Result};
+use crate::{Error, PAYLOAD_MAX, Piece, Result};
 
 /// An HRL file, of version 1 or 2. It exists only where header, metadata blocks and entries were
 /// proved, and the data of every entry that has a checksum of it.
@@ -180,6 +180,28 @@ impl HrlLog {
             }
         }
         Ok(())
+    }
+
+    /// Hands the time, place and bytes of its writes to `take`, in order, in pieces of at most 1 MiB.
+    pub(crate) fn writes(
+        &self,
+        mut take: impl FnMut(Timestamp, Offset, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let file = LogFile::open(&self.path)?;
+        let mut buffer = Vec::new();
+        self.each(&file, |record| {
+            let Some(extent) = record.entry.extent() else {
+                return Ok(());
+            };
+            let mut at = record.data_at;
+            for piece in extent.pieces(PAYLOAD_MAX) {
+                buffer.resize(piece.length().to_usize().unwrap_or_default(), 0);
+                file.read(&mut buffer, at)?;
+                take(record.entry.time.into(), piece.start(), &buffer)?;
+                at += piece.length().get();
+            }
+            Ok(())
+        })
     }
 
     /// Where the newest state of every changed byte is, in the order of the disk.

@@ -20,6 +20,7 @@ mod writer;
 
 pub use encoder::HrlOptions;
 pub use entry::HrlEntry;
+pub(crate) use header::begins_as_hrl;
 pub use header::{HrlHeader, HrlVersion};
 pub use id::HrlId;
 pub use log::{HrlLog, HrlRecord, HrlSummary};

@@ -1,0 +1,208 @@
+//! Logs of either format.
+
+use std::path::Path;
+
+use afterimage_block::{BlockWrite, Change, ContentDigest, DiskId, Extent, Length, Timestamp};
+
+use crate::file::LogFile;
+use crate::hrl::begins_as_hrl;
+use crate::{Applied, Error, HrlLog, LogHeader, Piece, Result, SealedLog};
+
+/// A log that was proved, of any format: what there is to know of a log in order to apply, convert
+/// or undo it.
+pub trait ChangeLog {
+    /// Where it is.
+    fn path(&self) -> &Path;
+
+    /// The disk that it is of; `None` if the format does not say.
+    fn disk(&self) -> Option<DiskId>;
+
+    /// The digest that a log after it names as its predecessor; [`ContentDigest::NONE`] if the
+    /// format has none.
+    fn content(&self) -> ContentDigest;
+
+    /// Hands its changes and when each was made to `take`, in the order in which they were made.
+    /// Writes come in pieces of at most [`PAYLOAD_MAX`](crate::PAYLOAD_MAX), which bounds the memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::InFile`] if the file was changed since it was proved; what `take`
+    /// returns.
+    fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()>;
+
+    /// Where the newest state of every changed byte is, in the order of the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Damaged`], within [`Error::InFile`] or not, if the file was changed
+    /// since it was proved.
+    fn pieces(&self) -> Result<Vec<Piece>>;
+
+    /// The extents that it changes, in the order of the disk.
+    ///
+    /// # Errors
+    /// As [`pieces`](Self::pieces).
+    fn extents(&self) -> Result<Vec<Extent>> {
+        Ok(self.pieces()?.iter().map(|piece| piece.extent).collect())
+    }
+
+    /// Refuses a disk of `size` on which the log cannot be applied.
+    ///
+    /// # Errors
+    /// [`Error::WrongDisk`] if the log's disk has another size; [`Error::OutOfRange`] within
+    /// [`Error::InFile`] if it ends past the end and the format has no size; as
+    /// [`pieces`](Self::pieces).
+    fn check_fits(&self, size: Length) -> Result<()>;
+
+    /// Makes its changes on `disk`, each byte once, in the order of the disk. Making them again
+    /// changes nothing. The disk is not flushed.
+    ///
+    /// # Errors
+    /// As [`check_fits`](Self::check_fits), before anything is written; [`Error::Io`],
+    /// [`Error::Disk`]: some changes are then made, and it is to be applied again.
+    fn apply(&self, disk: &dyn BlockWrite) -> Result<Applied>;
+}
+
+impl ChangeLog for SealedLog {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn disk(&self) -> Option<DiskId> {
+        Some(self.header().disk)
+    }
+
+    fn content(&self) -> ContentDigest {
+        self.summary().content
+    }
+
+    fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
+        self.records(|record| match record.change() {
+            Some(change) => take(record.time(), change),
+            None => Ok(()),
+        })
+    }
+
+    fn pieces(&self) -> Result<Vec<Piece>> {
+        Ok(self.index()?.iter().collect())
+    }
+
+    fn check_fits(&self, size: Length) -> Result<()> {
+        self.check_fits(size)
+    }
+
+    fn apply(&self, disk: &dyn BlockWrite) -> Result<Applied> {
+        self.apply(disk)
+    }
+}
+
+impl ChangeLog for HrlLog {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+
+    fn disk(&self) -> Option<DiskId> {
+        None
+    }
+
+    fn content(&self) -> ContentDigest {
+        ContentDigest::NONE
+    }
+
+    fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
+        self.writes(|time, offset, data| take(time, Change::Write { offset, data }))
+    }
+
+    fn pieces(&self) -> Result<Vec<Piece>> {
+        self.index()
+    }
+
+    fn check_fits(&self, size: Length) -> Result<()> {
+        self.check_fits(size)
+    }
+
+    fn apply(&self, disk: &dyn BlockWrite) -> Result<Applied> {
+        self.apply(disk)
+    }
+}
+
+/// A log of a format that was found out when it was opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AnyLog {
+    /// Of the native format.
+    Native(SealedLog),
+    /// Of Hyper-V's.
+    Hrl(HrlLog),
+}
+
+/// Opens the log at `path`, sealed or closed, of the format that it begins as, and proves all of it.
+///
+/// ```
+/// use afterimage_block::*;
+/// use afterimage_changelog::*;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("log");
+/// let mut log = HrlWriter::create(&path, &HrlOptions::new(HrlId::random(), Timestamp::default()))?;
+/// log.append(Change::Write { offset: Offset::new(512), data: b"after" }, Timestamp::default())?;
+/// log.close(Timestamp::default())?;
+///
+/// let disk = MemoryDisk::new(Length::mib(1));
+/// assert_eq!(open_log(&path)?.apply(&disk)?.written, Length::new(5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::InFile`] around [`Error::UnknownFormat`] or what
+/// [`SealedLog::open`] or [`HrlLog::open`] refuse.
+pub fn open_log(path: &Path) -> Result<AnyLog> {
+    let mut magic = Vec::new();
+    LogFile::open(path)?.read_up_to(&mut magic, 0, 8)?;
+    if begins_as_hrl(&magic) {
+        return HrlLog::open(path).map(AnyLog::Hrl);
+    }
+    let native = if LogHeader::begins(&magic) {
+        SealedLog::open(path).map(AnyLog::Native)
+    } else {
+        Err(Error::UnknownFormat)
+    };
+    native.map_err(|error| error.in_file(path))
+}
+
+impl AnyLog {
+    fn log(&self) -> &dyn ChangeLog {
+        match self {
+            Self::Native(log) => log,
+            Self::Hrl(log) => log,
+        }
+    }
+}
+
+impl ChangeLog for AnyLog {
+    fn path(&self) -> &Path {
+        self.log().path()
+    }
+
+    fn disk(&self) -> Option<DiskId> {
+        self.log().disk()
+    }
+
+    fn content(&self) -> ContentDigest {
+        self.log().content()
+    }
+
+    fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
+        self.log().changes(take)
+    }
+
+    fn pieces(&self) -> Result<Vec<Piece>> {
+        self.log().pieces()
+    }
+
+    fn check_fits(&self, size: Length) -> Result<()> {
+        self.log().check_fits(size)
+    }
+
+    fn apply(&self, disk: &dyn BlockWrite) -> Result<Applied> {
+        self.log().apply(disk)
+    }
+}
