@@ -60,6 +60,8 @@ mod gap;
 mod header;
 mod hrl;
 mod index;
+mod merge;
+mod pool;
 mod reader;
 mod record;
 mod recover;
@@ -78,6 +80,7 @@ pub use hrl::{
     HrlVersion, HrlWriter,
 };
 pub use index::{Index, Piece, Summary, Trailer};
+pub use merge::merge;
 pub use reader::{Reader, Record, StreamReader, Tail};
 pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
 pub use recover::{Recovered, recover};
