@@ -66,6 +66,7 @@ mod reader;
 mod record;
 mod recover;
 mod sealed;
+mod undo;
 mod writer;
 
 pub use any::{AnyLog, ChangeLog, open_log};
@@ -85,4 +86,5 @@ pub use reader::{Reader, Record, StreamReader, Tail};
 pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
 pub use recover::{Recovered, recover};
 pub use sealed::SealedLog;
+pub use undo::{Undoable, apply_with_undo, record_undo};
 pub use writer::{FileWriter, WriterOptions};

@@ -171,6 +171,16 @@ impl FileWriter {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is of.
+    pub fn header(&self) -> &LogHeader {
+        self.encoder.header()
+    }
+
     /// The length of the file so far.
     pub fn length(&self) -> Length {
         Length::new(self.encoder.position())

@@ -1,0 +1,217 @@
+//! Applying a log and taking it back leaves the disk as it was.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use afterimage_block::{
+    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Error as DiskError, Extent, Length,
+    MemoryDisk, Offset, Run, Timestamp, Zeroing,
+};
+use afterimage_changelog::{
+    ChangeLog, Error, FileWriter, HrlId, HrlOptions, HrlWriter, LogHeader, SealedLog,
+    WriterOptions, apply_with_undo, record_undo, to_hrl,
+};
+use common::{SIZE, Step, contents_after, disk, header, seal, steps};
+use proptest::prelude::*;
+
+fn undo(path: &Path) -> FileWriter {
+    FileWriter::create_new(path, header(1, 1), WriterOptions::default()).unwrap()
+}
+
+fn runs(disk: &MemoryDisk) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut at = Offset::ZERO;
+    while let Some(run) = disk.next_run(at).unwrap() {
+        at = run.extent.end();
+        runs.push(run);
+    }
+    runs
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn applying_and_taking_back_is_nothing(
+        generations in prop::collection::vec(steps(), 1..4), as_hrl in any::<bool>(),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk();
+        let mut states = Vec::new();
+        let mut undos = Vec::new();
+        for (number, steps) in generations.iter().enumerate() {
+            let path = |kind: &str| folder.path().join(format!("{number}.{kind}"));
+            let native = seal(&path("ailog"), header(1, 1), steps, ContentDigest::NONE);
+            let options = HrlOptions::new(HrlId::random(), Timestamp::default());
+            let hrl = to_hrl(&native, &path("hrl"), &options, Timestamp::default()).unwrap();
+            let log: &dyn ChangeLog = if as_hrl { &hrl } else { &native };
+            states.push(disk.contents());
+            let done = apply_with_undo(log, &disk, undo(&path("undo"))).unwrap();
+            prop_assert_eq!(done.undo.summary().predecessor, log.content());
+            let extents = |log: &dyn ChangeLog| {
+                log.extents().unwrap().into_iter().collect::<afterimage_block::ExtentSet>()
+            };
+            prop_assert_eq!(extents(&done.undo), extents(log), "it takes back what was done, no more");
+            undos.push(SealedLog::open(done.undo.path()).unwrap());
+        }
+        prop_assert!(disk.contents() == contents_after(generations.iter().flatten()));
+        while let (Some(undo), Some(before)) = (undos.pop(), states.pop()) {
+            undo.apply(&disk).unwrap();
+            prop_assert!(disk.contents() == before);
+        }
+    }
+
+    /// However few of the writes were made before it stopped.
+    #[test]
+    fn what_was_interrupted_can_be_taken_back(steps in steps(), budget in 0..12_usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = seal(&folder.path().join("log"), header(1, 1), &steps, ContentDigest::NONE);
+        let failing = Failing { disk: disk(), left: AtomicUsize::new(budget) };
+        let path = folder.path().join("undo");
+        let result = apply_with_undo(&log, &failing, undo(&path));
+        prop_assert_eq!(result.is_err(), log.index().unwrap().pieces() > budget);
+        SealedLog::open(&path).unwrap().apply(&failing.disk).unwrap();
+        prop_assert!(failing.disk.contents() == disk().contents());
+    }
+}
+
+#[test]
+fn holes_are_holes_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = MemoryDisk::new(Length::new(SIZE));
+    disk.write_at(Offset::new(4096), &[7; 8192]).unwrap();
+    let before = runs(&disk);
+    let write = [Step::Write(0, vec![1; usize::try_from(SIZE).unwrap()])];
+    let log = seal(
+        &folder.path().join("log"),
+        header(1, 1),
+        &write,
+        ContentDigest::NONE,
+    );
+    let done = apply_with_undo(&log, &disk, undo(&folder.path().join("undo"))).unwrap();
+    assert_ne!(runs(&disk), before);
+    assert_eq!(
+        done.undo.summary().payload,
+        Length::new(8192),
+        "holes cost nothing"
+    );
+    done.undo.apply(&disk).unwrap();
+    assert_eq!(runs(&disk), before);
+}
+
+#[test]
+fn an_undo_log_of_another_disk_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = [Step::Write(0, vec![1; 10])];
+    let log = seal(
+        &folder.path().join("log"),
+        header(1, 1),
+        &write,
+        ContentDigest::NONE,
+    );
+    let path = folder.path().join("undo");
+    let refused = |header: LogHeader, options: WriterOptions| {
+        let disk = disk();
+        let undo = FileWriter::create_new(&path, header, options).unwrap();
+        let error = apply_with_undo(&log, &disk, undo).unwrap_err();
+        assert!(disk.contents() == common::disk().contents());
+        assert!(!path.exists(), "no half of an undo log is left");
+        error
+    };
+    let other_disk = LogHeader {
+        disk: DiskId::from_bytes([1; 16]),
+        ..header(1, 1)
+    };
+    let other_size = LogHeader {
+        disk_size: Length::mib(1),
+        ..header(1, 1)
+    };
+    for header in [other_disk, other_size] {
+        let error = refused(header, WriterOptions::default());
+        assert!(matches!(error, Error::WrongDisk { .. }), "{error}");
+    }
+    let quota = WriterOptions::default().with_quota(Length::new(180));
+    let error = refused(header(1, 1), quota);
+    assert!(matches!(error, Error::OverQuota { .. }), "{error}");
+}
+
+#[test]
+fn an_hrl_past_the_end_of_the_disk_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = HrlOptions::new(HrlId::random(), Timestamp::default());
+    let mut hrl = HrlWriter::create(&folder.path().join("log"), &options).unwrap();
+    let offset = Offset::new(SIZE - 1);
+    hrl.append(
+        Change::Write {
+            offset,
+            data: b"xy",
+        },
+        Timestamp::default(),
+    )
+    .unwrap();
+    let hrl = hrl.close(Timestamp::default()).unwrap();
+    let result = record_undo(&hrl, &disk(), undo(&folder.path().join("undo")));
+    assert!(matches!(
+        result.unwrap_err().cause(),
+        Error::OutOfRange { .. }
+    ));
+}
+
+/// A disk that fails after some changes.
+struct Failing {
+    disk: MemoryDisk,
+    left: AtomicUsize,
+}
+
+impl Failing {
+    fn spend(&self, extent: Extent) -> Result<(), DiskError> {
+        let spend = |left: usize| left.checked_sub(1);
+        let spent = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        spent.map(drop).map_err(|_| DiskError::OutOfRange {
+            offset: extent.start(),
+            length: extent.length(),
+            size: Length::ZERO,
+        })
+    }
+}
+
+impl BlockRead for Failing {
+    fn size(&self) -> Length {
+        self.disk.size()
+    }
+
+    fn read_at(&self, offset: Offset, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.disk.read_at(offset, buf)
+    }
+
+    fn next_run(&self, from: Offset) -> Result<Option<Run>, DiskError> {
+        self.disk.next_run(from)
+    }
+}
+
+impl BlockWrite for Failing {
+    fn write_at(&self, offset: Offset, data: &[u8]) -> Result<(), DiskError> {
+        self.spend(Extent::new(offset, Length::of(data)).unwrap())?;
+        self.disk.write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, extent: Extent, zeroing: Zeroing) -> Result<(), DiskError> {
+        self.spend(extent)?;
+        self.disk.write_zeroes(extent, zeroing)
+    }
+
+    fn discard(&self, extent: Extent) -> Result<(), DiskError> {
+        self.spend(extent)?;
+        self.disk.discard(extent)
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        self.disk.flush()
+    }
+}
