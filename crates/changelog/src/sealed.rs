@@ -171,7 +171,7 @@ impl SealedLog {
 
 /// Summary, index and the footer's position of a sealed log. Allocates no more than the file's
 /// footer is long.
-fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u64)> {
+pub(crate) fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u64)> {
     let io = |at| move |source| io_error("read", path, at, source);
     let length = file.metadata().map_err(io(0))?.len();
     let mut head = [0; LogHeader::LEN];
