@@ -9,10 +9,14 @@ use afterimage_block::{BlockWrite, ContentDigest, Extent, Length};
 use sha2::{Digest, Sha256};
 
 use crate::apply::{Applied, apply_pieces};
+use crate::fields::all_zero;
 use crate::file::LogFile;
 use crate::reader::{Record, StreamReader, Tail};
 use crate::writer::io_error;
 use crate::{Error, Index, LogHeader, Result, Summary, Trailer};
+
+/// The bytes of a footer that are read at a time: whole entries.
+const FOOTER_STEP: usize = 1 << 20;
 
 /// A sealed log file. It exists only where every record, the content's digest and the index were
 /// proved, or where it has just been sealed.
@@ -169,8 +173,7 @@ impl SealedLog {
     }
 }
 
-/// Summary, index and the footer's position of a sealed log. Allocates no more than the file's
-/// footer is long.
+/// Summary, index and the footer's position of a sealed log.
 pub(crate) fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u64)> {
     let io = |at| move |source| io_error("read", path, at, source);
     let length = file.metadata().map_err(io(0))?.len();
@@ -185,11 +188,30 @@ pub(crate) fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u
     file.read_exact_at(&mut tail, tail_at)
         .map_err(io(tail_at))?;
     let trailer = Trailer::parse(&tail, Length::new(length))?;
-    let mut footer = vec![0; trailer.footer_length.to_usize().unwrap_or_default()];
-    file.read_exact_at(&mut footer, trailer.footer_at)
-        .map_err(io(trailer.footer_at))?;
+    let footer = read_pieces(file, path, &trailer)?;
     let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
     Ok((summary, index, trailer.footer_at))
+}
+
+/// The bytes of a footer. What is announced may be the hole of a sparse file, so memory grows with
+/// what is really there: no entry of an index is all zeros.
+fn read_pieces(file: &File, path: &Path, trailer: &Trailer) -> Result<Vec<u8>> {
+    let length = trailer.footer_length.to_usize().unwrap_or(usize::MAX);
+    let mut footer = Vec::new();
+    while footer.len() < length {
+        let start = footer.len();
+        let at = trailer.footer_at + start as u64;
+        footer.resize(length.min(start + FOOTER_STEP), 0);
+        let part = footer.get_mut(start..).unwrap_or_default();
+        let read = file.read_exact_at(part, at);
+        read.map_err(|source| io_error("read", path, at, source))?;
+        // The first 128 bytes are no entries, and may be zeros in part.
+        let entries = part.chunks(32).skip(if start == 0 { 4 } else { 0 });
+        if entries.into_iter().any(all_zero) {
+            return Err(Error::damaged(at, "the index has an empty entry"));
+        }
+    }
+    Ok(footer)
 }
 
 /// The SHA-256 of the first `length` bytes of a file.

@@ -164,6 +164,28 @@ fn a_log_within_a_log_stays_data() {
     assert_eq!(result.lost, Some(1));
 }
 
+/// A record that proves itself is still not believed twice, nor behind a later one.
+#[test]
+fn an_earlier_record_in_a_gap_is_not_played_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = [1, 2, 3].map(|value| Step::Write(0, vec![value; 100]));
+    let log = seal(
+        &folder.path().join("log"),
+        header(1, 1),
+        &steps,
+        ContentDigest::NONE,
+    );
+    let mut bytes = std::fs::read(log.path()).unwrap();
+    let places = places(&steps);
+    bytes.copy_within(places[0].clone(), places[2].start);
+    std::fs::write(log.path(), &bytes).unwrap();
+    let (result, records) = salvaged(log.path());
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[1].change(), steps[1].change());
+    let extent = steps[2].change().unwrap().extent().unwrap();
+    assert_eq!(result.unknown, Doubt::Extents(extent.into()));
+}
+
 #[test]
 fn zeros_behind_an_open_log_are_no_gap() {
     let folder = tempfile::tempdir().unwrap();
