@@ -109,7 +109,12 @@ impl SealedLog {
     pub fn index(&self) -> Result<Index> {
         let file = File::open(&self.path);
         let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
-        Ok(read_footer(&file, &self.path)?.1)
+        let (summary, index, footer_at) = read_footer(&file, &self.path)?;
+        if summary != self.summary {
+            let error = Error::damaged(footer_at, "the log was replaced by another meanwhile");
+            return Err(error.in_file(&self.path));
+        }
+        Ok(index)
     }
 
     /// Hands its records to `take`, in order, labels included.

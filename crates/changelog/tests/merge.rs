@@ -196,6 +196,23 @@ fn a_log_that_was_changed_since_it_was_proved_is_not_merged() {
 }
 
 #[test]
+fn a_log_that_was_replaced_since_it_was_proved_is_neither_merged_nor_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = chain(folder.path(), &[vec![Step::Write(0, vec![1; 10])], vec![]]);
+    let other = [Step::Write(0, vec![2; 10])];
+    for header in [header(1, 1), header(5, 5)] {
+        seal(logs[0].path(), header, &other, ContentDigest::new([9; 32]));
+        let target = folder.path().join("merged");
+        let result = merge(&logs[0], &logs[1..], &target, WriterOptions::default());
+        let error = result.unwrap_err();
+        assert!(matches!(error.cause(), Error::Damaged { .. }), "{error}");
+        let disk = disk();
+        assert!(logs[0].apply(&disk).is_err());
+        assert!(disk.contents() == contents_after(&[]));
+    }
+}
+
+#[test]
 fn nothing_is_replaced_not_even_one_of_the_logs() {
     let folder = tempfile::tempdir().unwrap();
     let logs = chain(folder.path(), &[vec![Step::Write(0, vec![1; 10])], vec![]]);
