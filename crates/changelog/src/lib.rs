@@ -2,12 +2,17 @@
 //! searchable.
 //!
 //! What it is: a file format, [specified](https://github.com/afterimage-rs/afterimage/blob/main/crates/changelog/FORMAT.md)
-//! so that others can implement it, with its writer and readers. What it is not: a database journal.
-//! Nothing is read back while it is written, and nobody waits for it to be forced.
+//! so that others can implement it, with its writer and readers; and Hyper-V's format,
+//! [as implemented](https://github.com/afterimage-rs/afterimage/blob/main/crates/changelog/HRL.md).
+//! What it is not: a database journal. Nothing is read back while it is written, and nobody waits for
+//! it to be forced.
 //!
 //! ```text
-//! Change --> Encoder --> FileWriter --seal--> SealedLog --> apply, index, ship
-//!                            '--crash--> recover: every whole record
+//! Change --> Encoder --> FileWriter --seal--> SealedLog --> apply, index, merge, ship
+//!                            |                    '--damage--> salvage: every record that is whole
+//!                            '--crash--> recover: every record up to the tear
+//!
+//! Change --> HrlWriter --close--> HrlLog      open_log, ChangeLog: either
 //! ```
 //!
 //! ```
@@ -45,6 +50,12 @@
 //!
 //! *The index is resolved*: disjoint pieces, the newest record winning, so that applying a log
 //! writes each byte once and a reader finds a range without looking at any payload.
+//!
+//! *Either format is a [`ChangeLog`]*: applied, converted and undone by the same code. Only the native
+//! one says which disk and generation it is of, so only native logs are merged.
+//!
+//! *Before-images are durable first.* [`apply_with_undo`] seals the undo log before the disk's first
+//! byte changes, so that whatever interrupts it can be taken back.
 //!
 //! *The predecessor stands in the footer*, since the log before this one is sealed only after this
 //! one has begun to take writes.
