@@ -1,0 +1,29 @@
+//! The committed seeds keep every law, without a fuzzer.
+
+use std::path::Path;
+
+use afterimage_fuzz as fuzz;
+
+fn replay(target: &str, check: impl Fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    let mut seeds = 0;
+    for entry in folder.read_dir().unwrap().map(Result::unwrap) {
+        if entry.file_name().to_string_lossy().starts_with("seed-") {
+            check(&std::fs::read(entry.path()).unwrap());
+            seeds += 1;
+        }
+    }
+    assert!(seeds > 0, "{target} has no seeds");
+}
+
+#[test]
+fn changelog_reader() {
+    replay("changelog_reader", fuzz::changelog_reader::check);
+}
+
+#[test]
+fn changelog_apply() {
+    replay("changelog_apply", fuzz::changelog_apply::check);
+}
