@@ -5,9 +5,13 @@
 use std::path::Path;
 
 use afterimage_block::{
-    Change, ContentDigest, DiskId, Epoch, Extent, Length, Offset, Sequence, Timestamp,
+    Change, ContentDigest, DiskId, Epoch, Extent, ExtentSet, Length, MemoryDisk, Offset, Sequence,
+    Timestamp,
 };
 use afterimage_changelog::{FileWriter, LogHeader, WriterOptions};
+use afterimage_resync::{
+    BlockIndex, BlockSize, Comparer, Error, Session, Signature, SignaturePage,
+};
 
 type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -19,7 +23,22 @@ fn main() -> Result {
             write("changelog_reader", &name, &[&[mode][..], log].concat())?;
         }
     }
-    noise("changelog_apply", &[64, 512, 2048])
+    noise("changelog_apply", &[64, 512, 2048])?;
+    noise("intent_log", &[64, 256, 1024])?;
+    noise("replication_events", &[256, 1024, 4096])?;
+    for (number, history) in histories().iter().enumerate() {
+        write("replication_events", &format!("seed-way-{number}"), history)?;
+    }
+    sessions()?;
+    noise("resync_messages", &[64, 512, 2048])?;
+    noise("nbd_server", &[32, 256, 1024, 3000])?;
+    let manifest = afterimage_fuzz::store_manifest::true_manifest();
+    write(
+        "store_manifest",
+        "seed-true",
+        &[&[0][..], &manifest].concat(),
+    )?;
+    noise("store_manifest", &[4, 16, 64, 200])
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) -> Result {
@@ -83,4 +102,61 @@ fn logs() -> Result<Vec<Vec<u8>>> {
     let torn = open[..open.len() - 20].to_vec();
     begin()?.seal(ContentDigest::NONE)?;
     Ok(vec![sealed, open, torn, std::fs::read(&path)?])
+}
+
+/// Ways through the life of a machine: to deltas, through a retry, to a resynchronization, to a stop.
+///
+/// A step is four bytes of which the last says which, and its fields; see `Step` of the target.
+fn histories() -> Vec<Vec<u8>> {
+    // Three sizes, one disk, and a policy.
+    let setting = [&[0, 1, 0, 0].repeat(3)[..], &[1, 30, 0, 49, 1]].concat();
+    let ask = |request| vec![0, 0, 0, 0x00, request];
+    let barrier = vec![0, 0, 0, 0x20, 0, 0, 0, 0];
+    let lossy = vec![0, 0, 0, 0x20, 0, 1, 0, 0, 0, 0x80, 0, 0, 0, 0xC0, 0, 0, 0];
+    let done = vec![0, 0, 0, 0x40, 3];
+    let fails = vec![0, 0, 0, 0x60, 0, 0, 0];
+    let timeout = vec![0, 0, 0, 0xB0];
+    let restart = vec![0, 0, 0, 0xD0, 0];
+    let copied = [ask(0), done.clone(), barrier.clone(), done.clone()].concat();
+    let delta = [timeout.clone(), barrier, done.clone()].concat();
+    let delta = [delta.clone(), delta].concat();
+    let resync = [
+        timeout.clone(),
+        lossy,
+        done.clone(),
+        delta.clone(),
+        delta.clone(),
+    ]
+    .concat();
+    let failed = [timeout.clone(), delta[4..12].to_vec(), fails, timeout, done].concat();
+    let way = |parts: &[&[u8]]| [&setting[..], &copied[..], &parts.concat()[..]].concat();
+    vec![
+        way(&[&delta, &ask(4), &delta, &delta]),
+        way(&[&failed, &restart, &delta]),
+        way(&[&resync, &ask(1), &ask(2), &delta]),
+        way(&[&delta, &ask(3), &delta, &restart, &delta]),
+    ]
+}
+
+/// Sessions as they are stored: new, half way, of a part of a disk, and of the largest.
+fn sessions() -> Result {
+    let block = BlockSize::default();
+    let part: ExtentSet = Extent::new(Offset::new(70_000), Length::new(200_000))?.into();
+    let small = Session::whole(Length::kib(160), block);
+    let mut comparer: Comparer = Comparer::new(small.clone());
+    let page = [Signature::Zero, Signature::from([1; 32])];
+    let page = SignaturePage::new(BlockIndex::new(0), &page);
+    let disk = MemoryDisk::new(Length::kib(160));
+    comparer.compare(&disk, page, |_| Ok::<(), Error>(()))?;
+    let sessions = [
+        small,
+        comparer.into_session(),
+        Session::of(Length::mib(1), block, &part)?,
+        Session::whole(Length::new(u64::MAX / 512 * 512), block),
+    ];
+    for (number, session) in sessions.iter().enumerate() {
+        let bytes = [&[0][..], &serde_json::to_vec(session)?].concat();
+        write("resync_messages", &format!("seed-session-{number}"), &bytes)?;
+    }
+    Ok(())
 }

@@ -13,40 +13,63 @@ use afterimage_block::{
     Change, ContentDigest, DiskId, Epoch, Length, Lsn, MemoryDisk, Sequence, Timestamp,
 };
 use afterimage_changelog::{
-    Encoder, Error, FileWriter, LogHeader, Record, SealedLog, WriterOptions, recover,
+    Encoder, Error, FileWriter, LogHeader, Record, RecordHeader, SealedLog, WriterOptions, recover,
 };
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Arbitrary;
 
 use crate::changes::{Entry, Step};
-use crate::scratch;
+use crate::{head_and_parts, scratch};
 
-const STEPS_MAX: usize = 64;
+const STEPS_MAX: usize = 32;
 const PREDECESSOR: ContentDigest = ContentDigest::new([5; 32]);
 
 #[derive(Arbitrary, Debug)]
-struct Input {
+struct Setting {
     sectors: u8,
-    /// Whether the disk has another two MiB.
-    large: bool,
-    quota: Option<u16>,
+    /// One in sixteen disks has another two MiB and is long enough for a write of three records.
+    large: u8,
+    quota: Quota,
     cut: u32,
-    steps: Vec<Step>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Quota {
+    None,
+    Units(u16),
+    /// So many bytes more than the first step needs, if that is one record.
+    Tight(u8),
 }
 
 /// Checks the laws on what `input` says.
 pub fn check(input: &[u8]) {
-    let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(input)) else {
+    let Some((setting, steps)) = head_and_parts::<Setting, Step>(input, STEPS_MAX) else {
         return;
     };
     let folder = scratch();
     let path = folder.path().join("log");
-    let mut session = Session::begin(&path, &input);
-    for (number, step) in input.steps.iter().take(STEPS_MAX).enumerate() {
-        if let Some(entry) = step.entry(session.header.disk_size) {
-            session.take(&entry, Timestamp::from_nanos(number as u64));
+    let size = setting.disk_size();
+    let entries: Vec<_> = steps.iter().filter_map(|step| step.entry(size)).collect();
+    let mut session = Session::begin(&path, size, setting.quota(entries.first()));
+    for (number, entry) in entries.iter().enumerate() {
+        session.take(entry, Timestamp::from_nanos(number as u64));
+    }
+    session.end(&path, setting.cut);
+}
+
+impl Setting {
+    fn disk_size(&self) -> Length {
+        let large = if self.large % 16 == 1 { 33 << 16 } else { 0 };
+        Length::new(u64::from(self.sectors) * 512 + large)
+    }
+
+    fn quota(&self, first: Option<&Entry>) -> Option<Length> {
+        let needs = LogHeader::LEN + RecordHeader::LEN + first.map_or(0, Entry::payload);
+        match self.quota {
+            Quota::None => None,
+            Quota::Units(units) => Some(Length::new(u64::from(units) << 6)),
+            Quota::Tight(more) => Some(Length::new(needs as u64 + u64::from(more))),
         }
     }
-    session.end(&path, input.cut);
 }
 
 /// A log being written, and what should come of it.
@@ -63,17 +86,15 @@ struct Session {
 }
 
 impl Session {
-    fn begin(path: &Path, input: &Input) -> Self {
-        let large = if input.large { 2 << 20 } else { 0 };
+    fn begin(path: &Path, disk_size: Length, quota: Option<Length>) -> Self {
         let header = LogHeader {
             disk: DiskId::from_bytes([7; 16]),
-            disk_size: Length::new(u64::from(input.sectors) * 512 + large),
+            disk_size,
             epoch: Epoch::new(3),
             first: Sequence::new(7),
             last: Sequence::new(8),
             created: Timestamp::from_nanos(9),
         };
-        let quota = input.quota.map(|quota| Length::new(u64::from(quota) << 6));
         let options = WriterOptions::default();
         let options = quota.map_or(options, |quota| options.with_quota(quota));
         let writer = FileWriter::create(path, header, options).expect("a log can be made");

@@ -3,20 +3,23 @@
 use afterimage_block::{Change, Extent, Length, Offset};
 use arbitrary::Arbitrary;
 
+/// The longest payload of one record.
+const LONG: usize = 1 << 20;
+
 /// One thing to be logged. Offsets are anywhere, so some lie behind the disk.
 #[derive(Arbitrary, Clone, Debug)]
 pub(crate) enum Step {
-    /// `length` times the byte `fill`.
+    /// Up to 4 KiB of the byte `fill`.
     Write {
         offset: u32,
         length: u16,
         fill: u8,
     },
-    /// As [`Write`](Self::Write), but of so many whole KiB and so many bytes that it takes several
-    /// records.
+    /// As [`Write`](Self::Write), but about as long as the longest record, or longer than two.
     LongWrite {
-        offset: u32,
-        kib: u16,
+        offset: u16,
+        length: u16,
+        twice: bool,
         fill: u8,
     },
     Zero {
@@ -50,14 +53,20 @@ impl Step {
                 offset: at,
                 length,
                 fill,
-            } => Some(Entry::Write(offset(at), vec![fill; usize::from(length)])),
+            } => {
+                let length = usize::from(length) % 4096;
+                Some(Entry::Write(offset(at), vec![fill; length]))
+            }
             Self::LongWrite {
-                offset: at,
-                kib,
+                offset,
+                length,
+                twice,
                 fill,
             } => {
-                let length = (usize::from(kib) % 2304) << 10;
-                Some(Entry::Write(offset(at), vec![fill; length + 1]))
+                let length = (usize::from(length) % 4096 + LONG - 2048) << u8::from(twice);
+                // On a disk that is too small for it the data need not be there to be refused.
+                let length = length.min(size.to_usize()?.saturating_add(1));
+                Some(Entry::Write(Offset::new(offset.into()), vec![fill; length]))
             }
             Self::Zero { offset, length } => extent(offset, length).ok().map(Entry::Zero),
             Self::Discard { offset, length } => extent(offset, length).ok().map(Entry::Discard),

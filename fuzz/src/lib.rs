@@ -7,14 +7,36 @@
 
 #![forbid(unsafe_code)]
 
+use arbitrary::{Arbitrary, Unstructured};
+
 pub mod changelog_apply;
 pub mod changelog_reader;
 mod changes;
+pub mod intent_log;
+pub mod nbd_server;
+pub mod replication_events;
 mod reseal;
+pub mod resync_messages;
+pub mod store_manifest;
 
 /// A folder in memory where there is one: logs are forced to their medium when they are sealed, and
 /// a medium would be most of the fuzzer's time.
 fn scratch() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     folder.expect("a temporary folder can be made")
+}
+
+/// A head, and as many parts, up to `limit`, as the rest of `input` has bytes for. What `arbitrary`
+/// makes of a vector ends at every second byte, which is too short for a history.
+fn head_and_parts<'a, H: Arbitrary<'a>, P: Arbitrary<'a>>(
+    input: &'a [u8],
+    limit: usize,
+) -> Option<(H, Vec<P>)> {
+    let mut bytes = Unstructured::new(input);
+    let head = H::arbitrary(&mut bytes).ok()?;
+    let mut parts = Vec::new();
+    while !bytes.is_empty() && parts.len() < limit {
+        parts.push(P::arbitrary(&mut bytes).ok()?);
+    }
+    Some((head, parts))
 }

@@ -27,3 +27,28 @@ fn changelog_reader() {
 fn changelog_apply() {
     replay("changelog_apply", fuzz::changelog_apply::check);
 }
+
+#[test]
+fn intent_log() {
+    replay("intent_log", fuzz::intent_log::check);
+}
+
+#[test]
+fn replication_events() {
+    replay("replication_events", fuzz::replication_events::check);
+}
+
+#[test]
+fn resync_messages() {
+    replay("resync_messages", fuzz::resync_messages::check);
+}
+
+#[test]
+fn nbd_server() {
+    replay("nbd_server", fuzz::nbd_server::check);
+}
+
+#[test]
+fn store_manifest() {
+    replay("store_manifest", fuzz::store_manifest::check);
+}
