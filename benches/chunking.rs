@@ -8,7 +8,6 @@ use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::thread;
 
 use afterimage_block::{Access, BlockRead, BlockWrite, Length, Offset, RawDisk};
@@ -16,6 +15,7 @@ use afterimage_resync::{
     BlockIndex, BlockSize, Comparer, Error, LocalResync, Scope, Session, Signature, SignaturePage,
     Signer, is_zero,
 };
+use benches::Noise;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use sha2::{Digest, Sha256};
 
@@ -34,22 +34,10 @@ struct Images {
 
 impl Images {
     fn new() -> Self {
-        let shared = Path::new("/dev/shm");
-        let folder = if shared.is_dir() {
-            tempfile::tempdir_in(shared)
-        } else {
-            tempfile::tempdir()
-        };
-        let mut state = 0x2545_F491_4F6C_DD1D_u64;
-        let words = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        });
-        let content = words.take(SIZE / 8).flatten().collect();
-        let folder = folder.expect("a temporary folder");
-        Self { folder, content }
+        Self {
+            folder: benches::folder(),
+            content: Noise::default().bytes(SIZE),
+        }
     }
 
     /// An image whose first `stored` bytes are data and the rest one hole.

@@ -1,1 +1,57 @@
-//! Fixtures shared by the benchmarks.
+//! Fixtures shared by the benchmarks: a folder in memory, incompressible bytes.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+/// The variable that names the folder to work in instead of `/dev/shm`, to measure a real medium.
+pub const FOLDER_VARIABLE: &str = "AFTERIMAGE_BENCH_FOLDER";
+
+/// An empty folder: where [`FOLDER_VARIABLE`] says, else on tmpfs, else in the temporary folder.
+///
+/// # Panics
+/// If none can be made.
+pub fn folder() -> TempDir {
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
+        return tempfile::tempdir_in(folder).expect("a folder that can be written to");
+    }
+    tempfile::tempdir_in(Path::new("/dev/shm"))
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary folder")
+}
+
+/// Bytes that look random and are the same in every run (xorshift).
+#[derive(Clone, Debug)]
+pub struct Noise(u64);
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+impl Noise {
+    /// Noise that differs from that of another `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Self::default().0 ^ (seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `limit`, which must not be zero.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.word() % limit
+    }
+
+    /// `length` bytes, cut to whole words.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.word().to_le_bytes());
+        words.take(length / 8).flatten().collect()
+    }
+}
