@@ -1,8 +1,14 @@
-//! Fixtures shared by the benchmarks: a folder in memory, incompressible bytes.
+//! Fixtures shared by the benchmarks: a folder in memory, incompressible bytes, cases in turn.
+
+mod bare;
+mod paired;
 
 use std::path::Path;
 
 use tempfile::TempDir;
+
+pub use bare::append_bare;
+pub use paired::{Paired, filter};
 
 /// The variable that names the folder to work in instead of `/dev/shm`, to measure a real medium.
 pub const FOLDER_VARIABLE: &str = "AFTERIMAGE_BENCH_FOLDER";

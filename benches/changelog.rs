@@ -1,0 +1,323 @@
+//! The change log, each step beside its limit.
+//!
+//! *Append* of 512 MiB through [`FileWriter`], beside the bare loop that writes a header of 32 bytes
+//! with a CRC-32 and the payload in one `writev` each, the same loop with 1 MiB in a call, and two
+//! other logs: okaywal (1 MiB in an entry) and commitlog. *Read* of 256 MiB in memory, beside the bare
+//! CRC-32. *Prove*: seal and [`SealedLog::open`], beside the bare SHA-256, which both compute. *Apply*
+//! beside bare writes of the same pieces, in the same order, and beside bare reads and writes: the
+//! pieces have to be read from the log first.
+//!
+//! Cases are measured in turn, A B A B, on tmpfs unless `AFTERIMAGE_BENCH_FOLDER` names another folder;
+//! no file is forced but by seal and by okaywal. `cargo bench -p benches --bench changelog -- append`
+//! measures one step.
+//!
+//! # Figures
+//!
+//! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores, tmpfs,
+//! 2026-11-24, `cargo bench -p benches --bench changelog`.
+//!
+//! | | 4 KiB records | 64 KiB records |
+//! | --- | --- | --- |
+//! | append: bare `writev` | 1 | 1 |
+//! | bare `writev`, 1 MiB at a time | 1.67 | 1.03 |
+//! | `FileWriter` | 0.77 | 0.88 |
+//! | okaywal, commitlog | 1.38, 0.97 | 0.89, 0.89 |
+//! | read: bare CRC-32 | 1 | 1 |
+//! | `Reader` | 0.95 | 0.98 |
+//! | prove: bare SHA-256 | 1 | 1 |
+//! | `FileWriter::seal` | 0.77 | 0.73 |
+//! | `SealedLog::open` | 0.50 | 0.55 |
+//! | apply: bare reads and writes | 1 | 1 |
+//! | `SealedLog::apply` | 0.93 | 1.00 |
+
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use afterimage_block::{
+    Access, Change, ContentDigest, DiskId, Epoch, Length, Offset, RawDisk, Sequence, Timestamp,
+};
+use afterimage_changelog::{FileWriter, LogHeader, Reader, SealedLog, WriterOptions};
+use benches::{Noise, Paired, append_bare};
+use bytes::Bytes;
+use commitlog::{CommitLog, LogOptions};
+use okaywal::{Configuration, LogVoid};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// What is appended in one run.
+const APPENDED: usize = 512 << 20;
+/// What a log holds that is read, proved or applied.
+const LOGGED: usize = 256 << 20;
+const DISK: usize = 1 << 30;
+const RECORDS: [usize; 2] = [4 << 10, 64 << 10];
+/// Small enough for the caches: the data of a write have just come in.
+const PAYLOADS: usize = 1 << 20;
+/// What the batched loop writes in one call, and a peer in one entry.
+const BATCH: usize = 1 << 20;
+const ROUNDS: usize = 9;
+
+/// Writes of one length to random places of a disk, the data always the same megabyte.
+struct Writes {
+    data: Vec<u8>,
+    record: usize,
+}
+
+impl Writes {
+    fn of(record: usize) -> Self {
+        Self {
+            data: Noise::default().bytes(PAYLOADS),
+            record,
+        }
+    }
+
+    /// The data of writes of `total` bytes in all.
+    fn payloads(&self, total: usize) -> impl Iterator<Item = &[u8]> {
+        self.data
+            .chunks(self.record)
+            .cycle()
+            .take(total / self.record)
+    }
+
+    fn changes(&self, total: usize) -> impl Iterator<Item = Change<'_>> {
+        let mut noise = Noise::seeded(1);
+        let places = (DISK / self.record) as u64;
+        self.payloads(total).map(move |data| Change::Write {
+            offset: Offset::new(noise.below(places) * self.record as u64),
+            data,
+        })
+    }
+}
+
+fn header() -> LogHeader {
+    LogHeader {
+        disk: DiskId::from_bytes([7; 16]),
+        disk_size: Length::new(DISK as u64),
+        epoch: Epoch::new(1),
+        first: Sequence::new(1),
+        last: Sequence::new(1),
+        created: Timestamp::default(),
+    }
+}
+
+fn append(writes: &Writes, folder: &Path, total: usize) -> FileWriter {
+    let path = folder.join("1.ailog");
+    let mut log = FileWriter::create(&path, header(), WriterOptions::default()).expect("a log");
+    for change in writes.changes(total) {
+        let time = std::time::SystemTime::now().into();
+        log.append(change, time).expect("room for a record");
+    }
+    log
+}
+
+/// One vectored write for `batch` records.
+fn append_to_bare(writes: &Writes, folder: &Path, batch: usize) {
+    let file = File::create(folder.join("bare")).expect("a file");
+    let payloads: Vec<_> = writes.payloads(APPENDED).collect();
+    for payloads in payloads.chunks(batch) {
+        append_bare(&file, payloads.iter().copied());
+    }
+}
+
+fn append_to_okaywal(writes: &Writes, folder: &Path) {
+    let never = 2 * APPENDED as u64;
+    let options = Configuration::default_for(folder.join("okaywal"));
+    let log = options
+        .checkpoint_after_bytes(never)
+        .open(LogVoid)
+        .expect("a log");
+    let payloads: Vec<_> = writes.payloads(APPENDED).collect();
+    for payloads in payloads.chunks(BATCH / writes.record) {
+        let mut entry = log.begin_entry().expect("an entry");
+        for payload in payloads {
+            entry.write_chunk(payload).expect("room for a record");
+        }
+        entry.commit().expect("a whole entry");
+    }
+}
+
+fn append_to_commitlog(writes: &Writes, folder: &Path) {
+    let mut options = LogOptions::new(folder.join("commitlog"));
+    options.index_max_items(2 * APPENDED / writes.record);
+    let mut log = CommitLog::new(options).expect("a log");
+    for payload in writes.payloads(APPENDED) {
+        log.append_msg(payload).expect("room for a record");
+    }
+}
+
+/// The time of `run` alone, without that of dropping what it made.
+fn timed<T>(run: impl FnOnce() -> T) -> Duration {
+    let started = Instant::now();
+    let kept = run();
+    let elapsed = started.elapsed();
+    drop(kept);
+    elapsed
+}
+
+/// The time of one run in a folder of its own.
+fn timed_in_folder<T>(run: impl Fn(&Path) -> T) -> impl FnMut() -> Duration {
+    move || {
+        let folder = benches::folder();
+        timed(|| run(folder.path()))
+    }
+}
+
+fn appending(record: usize) {
+    let writes = Writes::of(record);
+    let title = format!("append, {} KiB records", record >> 10);
+    let bare = |batch| {
+        let writes = &writes;
+        timed_in_folder(move |at| append_to_bare(writes, at, batch))
+    };
+    Paired::new(title, APPENDED as u64)
+        .case("limit: bare writev", bare(1))
+        .case("bare writev of 1 MiB at a time", bare(BATCH / record))
+        .case(
+            "FileWriter",
+            timed_in_folder(|at| append(&writes, at, APPENDED)),
+        )
+        .case(
+            "okaywal",
+            timed_in_folder(|at| append_to_okaywal(&writes, at)),
+        )
+        .case(
+            "commitlog",
+            timed_in_folder(|at| append_to_commitlog(&writes, at)),
+        )
+        .run(ROUNDS);
+}
+
+/// A sealed log and its bytes.
+struct Sealed {
+    folder: TempDir,
+    log: SealedLog,
+    bytes: Bytes,
+}
+
+impl Sealed {
+    fn of(record: usize) -> Self {
+        let folder = benches::folder();
+        let open = append(&Writes::of(record), folder.path(), LOGGED);
+        let log = open.seal(ContentDigest::NONE).expect("a sealed log");
+        let bytes = std::fs::read(log.path())
+            .expect("the log just sealed")
+            .into();
+        Self { folder, log, bytes }
+    }
+}
+
+/// Every record, each proved by its checksum.
+fn read(log: &Bytes) -> usize {
+    Reader::new(log.clone())
+        .expect("a log")
+        .map(|record| record.payload.len())
+        .sum()
+}
+
+fn reading(record: usize) {
+    let sealed = Sealed::of(record);
+    let checksum = || {
+        for record in sealed.bytes.chunks(record) {
+            black_box(crc32fast::hash(record));
+        }
+    };
+    Paired::new(format!("read, {} KiB records", record >> 10), LOGGED as u64)
+        .case("limit: bare CRC-32", || timed(checksum))
+        .case("Reader", || {
+            timed(|| assert_eq!(read(&sealed.bytes), LOGGED))
+        })
+        .run(ROUNDS);
+}
+
+fn proving(record: usize) {
+    let sealed = Sealed::of(record);
+    let writes = Writes::of(record);
+    let seal = || {
+        let folder = benches::folder();
+        let log = append(&writes, folder.path(), LOGGED);
+        timed(|| log.seal(ContentDigest::NONE).expect("a sealed log"))
+    };
+    Paired::new(
+        format!("prove, {} KiB records", record >> 10),
+        LOGGED as u64,
+    )
+    .case("limit: bare SHA-256", || {
+        timed(|| Sha256::digest(&sealed.bytes))
+    })
+    .case("FileWriter::seal", seal)
+    .case("SealedLog::open", || {
+        timed(|| SealedLog::open(sealed.log.path()).expect("a sealed log"))
+    })
+    .run(ROUNDS);
+}
+
+/// Reads each piece of the log and writes it to its place: what any apply must do.
+fn copy_pieces(log: &File, pieces: &[(u64, u64, usize)], disk: &File, buffer: &mut [u8]) {
+    for (from, to, length) in pieces {
+        let data = &mut buffer[..*length];
+        log.read_exact_at(data, *from).expect("a readable log");
+        disk.write_all_at(data, *to).expect("room for a piece");
+    }
+}
+
+/// Writes the same bytes, which need not be read.
+fn write_pieces(pieces: &[(u64, u64, usize)], disk: &File, data: &[u8]) {
+    for (_, to, length) in pieces {
+        disk.write_all_at(&data[..*length], *to)
+            .expect("room for a piece");
+    }
+}
+
+fn applying(record: usize) {
+    let sealed = Sealed::of(record);
+    let index = sealed.log.index().expect("an index");
+    let pieces = index.iter().filter_map(|piece| {
+        let length = piece.extent.length().to_usize()?;
+        Some((piece.data_at?, piece.extent.start().get(), length))
+    });
+    let pieces: Vec<_> = pieces.collect();
+    let bytes = pieces.iter().map(|(.., length)| *length as u64).sum();
+    let path = sealed.folder.path().join("disk.raw");
+    drop(RawDisk::create(&path, Length::new(DISK as u64)).expect("a disk"));
+    let disk = RawDisk::open(&path, Access::ReadWrite).expect("the disk just made");
+    let plain = File::options()
+        .write(true)
+        .open(&path)
+        .expect("the disk just made");
+    let log = File::open(sealed.log.path()).expect("the log just sealed");
+    let data = Noise::default().bytes(1 << 20);
+    let mut buffer = data.clone();
+    let apply = || {
+        let applied = sealed.log.apply(&disk).expect("a sound log");
+        assert_eq!(applied.written, Length::new(bytes));
+    };
+    Paired::new(format!("apply, {} KiB records", record >> 10), bytes)
+        .case("limit: bare pwrite", || {
+            timed(|| write_pieces(&pieces, &plain, &data))
+        })
+        .case("limit: bare pread and pwrite", || {
+            timed(|| copy_pieces(&log, &pieces, &plain, &mut buffer))
+        })
+        .case("SealedLog::apply", || timed(apply))
+        .run(ROUNDS);
+}
+
+/// Measures a step with records of this length.
+type Bench = fn(usize);
+
+fn main() {
+    let filter = benches::filter();
+    let benches: [(&str, Bench); 4] = [
+        ("append", appending),
+        ("read", reading),
+        ("prove", proving),
+        ("apply", applying),
+    ];
+    for (name, bench) in benches {
+        if name.contains(&filter) {
+            RECORDS.into_iter().for_each(bench);
+        }
+    }
+}
