@@ -3,8 +3,6 @@
 mod bare;
 mod paired;
 
-use std::path::Path;
-
 use tempfile::TempDir;
 
 pub use bare::append_bare;
@@ -18,11 +16,17 @@ pub const FOLDER_VARIABLE: &str = "AFTERIMAGE_BENCH_FOLDER";
 /// # Panics
 /// If none can be made.
 pub fn folder() -> TempDir {
+    // A name that tells whose it is, for whoever tidies up.
+    let mut named = tempfile::Builder::new();
+    named.prefix("afterimage-bench-");
     if let Some(folder) = std::env::var_os(FOLDER_VARIABLE) {
-        return tempfile::tempdir_in(folder).expect("a folder that can be written to");
+        return named
+            .tempdir_in(folder)
+            .expect("a folder that can be written to");
     }
-    tempfile::tempdir_in(Path::new("/dev/shm"))
-        .or_else(|_| tempfile::tempdir())
+    named
+        .tempdir_in("/dev/shm")
+        .or_else(|_| named.tempdir())
         .expect("a temporary folder")
 }
 
