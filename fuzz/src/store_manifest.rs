@@ -39,7 +39,7 @@ struct Setting {
     points_max: u8,
     /// The sequence that is published after the last, counted from it.
     ahead: i8,
-    resync: bool,
+    after_loss: bool,
     fences: bool,
 }
 
@@ -51,7 +51,7 @@ pub fn check(input: &[u8]) {
             let setting = Setting {
                 points_max: 3,
                 ahead: 1,
-                resync: false,
+                after_loss: false,
                 fences: true,
             };
             fixture.run(check_manifest(fixture, json.to_vec(), &setting));
@@ -225,8 +225,8 @@ async fn written(
             disks: vec![None; manifest.disks.len()],
         },
         predecessors: Vec::new(),
-        resync: setting.resync,
-        point: Some(RecoveryPoint {
+        after_loss: setting.after_loss,
+        point: (!setting.after_loss).then_some(RecoveryPoint {
             sequence,
             time: Timestamp::from_nanos(sequence.get()),
             consistency: Consistency::Application,

@@ -100,6 +100,14 @@ macro_rules! counter {
                 self.0
             }
 
+            /// The value after this one; `None` at `u64::MAX`, which only a forged history reaches.
+            pub const fn checked_next(self) -> Option<Self> {
+                match self.0.checked_add(1) {
+                    Some(next) => Some(Self(next)),
+                    None => None,
+                }
+            }
+
             /// The value after this one.
             ///
             /// # Panics

@@ -314,8 +314,8 @@ fn region_of(
         return None;
     }
     let start = Offset::new(index.checked_mul(region.get())?);
-    let end = start.checked_add(region)?.min(Offset::new(size.get()));
-    Extent::between(start, end)
+    let end = start.get().saturating_add(region.get()).min(size.get());
+    Extent::between(start, Offset::new(end))
 }
 
 #[cfg(test)]

@@ -176,7 +176,9 @@ fn parse_piece(bytes: &[u8], footer_at: u64) -> Option<(Extent, Stored)> {
     let data = if kind == Kind::Write { length.get() } else { 0 };
     let payload = stored.record.checked_add(RecordHeader::LEN as u64)?;
     let end = payload.checked_add(stored.skip)?.checked_add(data)?;
-    (end <= footer_at && all_zero(bytes.get(29..)?)).then_some((extent, stored))
+    let canonical = kind == Kind::Write || stored.skip == 0;
+    let fits = canonical && end <= footer_at;
+    (fits && all_zero(bytes.get(29..)?)).then_some((extent, stored))
 }
 
 /// The last bytes of a sealed log: where its footer is.

@@ -8,7 +8,7 @@ use afterimage_block::{Change, ContentDigest, Length, Lsn, Timestamp};
 
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
-use crate::{Error, LogHeader, RecordHeader, Result, SealedLog};
+use crate::{Error, LogHeader, PAYLOAD_MAX, RecordHeader, Result, SealedLog};
 
 /// Limits of a log.
 #[derive(Clone, Copy, Debug)]
@@ -132,10 +132,11 @@ impl FileWriter {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
+        let records = payload.div_ceil(PAYLOAD_MAX.get()).max(1);
         let needs = self
             .encoder
             .position()
-            .saturating_add(payload + RecordHeader::LEN as u64);
+            .saturating_add(payload + records * RecordHeader::LEN as u64);
         if let Some(quota) = self.options.quota.filter(|quota| needs > quota.get()) {
             return Err(Error::OverQuota { quota });
         }

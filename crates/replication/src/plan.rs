@@ -110,7 +110,7 @@ impl Machine {
         let retry = self
             .retry
             .as_ref()
-            .filter(|_| waits)
+            .filter(|_| waits && self.awaits_retry())
             .map(afterimage_retry::Retry::due);
         barrier.into_iter().chain(retry).min()
     }
@@ -137,20 +137,31 @@ impl Machine {
         if self.rotates() && self.overflows() {
             return Some(self.degrading_barrier());
         }
-        if self.lanes.claimed && self.may_send(now) {
-            match self.phase {
-                Phase::Copying(Copying { snapshot: None, .. }) => {
-                    return Some(self.snapshot_barrier());
-                }
-                Phase::ResyncRequired { approved, .. }
-                    if approved || self.policy.automatic_resync =>
-                {
-                    return Some(self.resync_barrier());
-                }
-                _ => {}
-            }
+        if self.lanes.claimed
+            && self.may_send(now)
+            && let Some(barrier) = self.barrier_for_transfer()
+        {
+            return Some(barrier);
         }
         (self.rotates() && now >= self.next_barrier).then(|| self.plain_barrier())
+    }
+
+    /// The barrier without which the next transfer cannot begin.
+    fn barrier_for_transfer(&self) -> Option<Barrier> {
+        match self.phase {
+            Phase::Copying(Copying { snapshot: None, .. }) => Some(self.snapshot_barrier()),
+            Phase::ResyncRequired { approved, .. } if approved || self.policy.automatic_resync => {
+                Some(self.resync_barrier())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether anything is begun when a retry is due. If not, it is the answer to a barrier or the
+    /// next generation that goes on, and a timeout would come again and again for nothing.
+    fn awaits_retry(&self) -> bool {
+        let barrier = self.lanes.barrier.is_none() && self.lanes.claimed;
+        self.wanted_transfer().is_some() || (barrier && self.barrier_for_transfer().is_some())
     }
 
     /// Whether the interval ends generations: there are logs, and a base that they follow.

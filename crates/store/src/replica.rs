@@ -86,13 +86,22 @@ impl Replica {
                 self.check_owner(&manifest, &claim)?;
                 admits(&manifest.state)?;
                 manifest.fence = Fence {
-                    epoch: manifest.fence.epoch.next(),
+                    epoch: self.next_epoch(&manifest)?,
                     session: Some(session),
                 };
                 Ok(manifest)
             })
             .await?;
         Ok(Writer::new(self.clone(), manifest.fence))
+    }
+
+    /// The epoch after the present one. A manifest that was forged may hold the last that there is.
+    fn next_epoch(&self, manifest: &Manifest) -> Result<Epoch> {
+        let next = manifest.fence.epoch.checked_next();
+        next.ok_or_else(|| {
+            let object = layout::manifest(&self.name);
+            Error::damaged(object, "its epoch is the last that there is")
+        })
     }
 
     fn check_owner(&self, manifest: &Manifest, claim: &Claim) -> Result<()> {
@@ -144,7 +153,7 @@ impl Replica {
             manifest.state = transition.state;
             if transition.fences {
                 manifest.fence = Fence {
-                    epoch: manifest.fence.epoch.next(),
+                    epoch: self.next_epoch(&manifest)?,
                     session: None,
                 };
             }

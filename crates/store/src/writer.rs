@@ -215,7 +215,7 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     if manifest.logs.last() == Some(&publication.logs) {
         return Ok(false);
     }
-    if found != last.next() {
+    if Some(found) != last.checked_next() {
         let may_leave_a_gap = publication.after_loss && publication.point.is_none();
         return if may_leave_a_gap && found > last {
             Ok(true)

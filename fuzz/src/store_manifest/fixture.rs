@@ -201,7 +201,7 @@ async fn publish(
             disks: vec![Some(object)],
         },
         predecessors: vec![predecessor],
-        resync: false,
+        after_loss: false,
         // Not every barrier is a recovery point.
         point: (!sequence.get().is_multiple_of(3)).then(|| point(sequence)),
     };
