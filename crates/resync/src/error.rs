@@ -111,6 +111,12 @@ pub enum Error {
         /// How many blocks the page has.
         count: usize,
     },
+    /// There is no memory for the hash tree of such a disk.
+    #[error("no memory for the hash tree of a disk of {} bytes in blocks of {}: choose larger blocks", grid.size().get(), grid.block_size())]
+    TooLarge {
+        /// The disk's size and blocks.
+        grid: Grid,
+    },
     /// A stored session contradicts itself.
     #[error("the stored resync of a disk of {} bytes in blocks of {} is damaged, begin anew: {reason}", grid.size().get(), grid.block_size())]
     InvalidSession {

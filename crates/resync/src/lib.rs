@@ -55,19 +55,23 @@
 //! guest, so a fast checksum will not do; SHA-256 is the default, any
 //! [`Digest`](digest::Digest) can take its place. Two disks of one machine need none.
 
+mod algorithm;
 mod comparer;
 mod error;
 mod grid;
 mod line;
 mod local;
+pub mod protocol;
 mod scope;
 mod session;
 mod signature;
 mod signer;
 mod spans;
+pub mod tree;
 mod verdict;
 mod zero;
 
+pub use algorithm::Algorithm;
 pub use comparer::{Comparer, SignaturePage};
 pub use error::{Error, Result, Side};
 pub use grid::{BlockIndex, BlockSize, Grid, InvalidBlockSize};
