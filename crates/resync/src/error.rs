@@ -4,6 +4,7 @@ use std::fmt;
 
 use afterimage_block::{Error as BlockError, Extent, Length, Offset};
 
+use crate::protocol::{Farewell, ProtocolError, Reason};
 use crate::{BlockIndex, Grid};
 
 /// The result of a step of a resync.
@@ -117,6 +118,71 @@ pub enum Error {
         /// The disk's size and blocks.
         grid: Grid,
     },
+    /// The other end's bytes are no messages.
+    #[error(transparent)]
+    Undecodable(#[from] ProtocolError),
+    /// The two ends are not those of one resync.
+    #[error("the other end has another {what}: {theirs} instead of {ours}")]
+    OtherTerms {
+        /// What differs.
+        what: &'static str,
+        /// This end's.
+        ours: String,
+        /// The other end's.
+        theirs: String,
+    },
+    /// The other end said what it may not.
+    #[error("the other end broke the protocol with {message}: {reason}")]
+    Violation {
+        /// The kind of message.
+        message: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The other end gave up.
+    #[error("the other end gave up ({:?}): {:?}", farewell.reason, farewell.text)]
+    Peer {
+        /// What it said.
+        farewell: Farewell,
+    },
+    /// The disks are not equal after all was sent.
+    #[error("the disks differ after the resync: a disk or a machine is at fault, begin anew")]
+    RootsDiffer,
+    /// The target does not hold what it held when it was hashed.
+    #[error("{extent} of the target changed during the resync: stop what writes to it, begin anew")]
+    TargetChanged {
+        /// Where.
+        extent: Extent,
+    },
+    /// A stored cursor cannot be gone on with.
+    #[error("the stored cursor of the resync cannot be used, begin anew: {reason}")]
+    InvalidCursor {
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The caller gave an outcome of work that was not asked for.
+    #[error("an outcome was given of work that the resync did not ask for")]
+    WrongOutcome,
+    /// The stream to the other end failed.
+    #[error("cannot {operation} the other end: {source}")]
+    Transport {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The stream ended before the resync did.
+    #[error("the other end closed the connection before the resync was complete")]
+    Closed,
+    /// The cursor could not be stored.
+    #[error("cannot store the cursor of the resync: {source}")]
+    Save {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Somebody asked for it.
+    #[error("the resync was stopped")]
+    Stopped,
     /// A stored session contradicts itself.
     #[error("the stored resync of a disk of {} bytes in blocks of {} is damaged, begin anew: {reason}", grid.size().get(), grid.block_size())]
     InvalidSession {
@@ -135,6 +201,8 @@ impl Error {
             Self::Read { source, .. } | Self::Map { source, .. } | Self::Write { source, .. } => {
                 source.is_recoverable()
             }
+            Self::Transport { .. } | Self::Closed | Self::Undecodable(_) | Self::Stopped => true,
+            Self::Peer { farewell } => farewell.reason == Reason::Stopped,
             _ => false,
         }
     }

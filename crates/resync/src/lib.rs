@@ -62,6 +62,7 @@ mod grid;
 mod line;
 mod local;
 pub mod protocol;
+pub mod remote;
 mod scope;
 mod session;
 mod signature;

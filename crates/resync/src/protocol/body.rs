@@ -44,6 +44,20 @@ impl Message {
         }
     }
 
+    /// What it is called.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Ask { .. } => "Ask",
+            Self::Nodes { .. } => "Nodes",
+            Self::Data { .. } => "Data",
+            Self::Zeroes { .. } => "Zeroes",
+            Self::Written { .. } => "Written",
+            Self::Done { .. } => "Done",
+            Self::Error(_) => "Error",
+        }
+    }
+
     /// Appends what of the body is not data, and gives the data.
     pub(super) fn put_body(&self, body: &mut BytesMut) -> Bytes {
         match self {

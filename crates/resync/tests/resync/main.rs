@@ -6,5 +6,6 @@ mod disk;
 mod faults;
 mod large;
 mod laws;
+mod remote;
 mod resume;
 mod world;

@@ -1,0 +1,96 @@
+//! Which units of a disk are still to be hashed.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+/// How many units are hashed at once at most: enough for as many threads, or for a device that wants
+/// a deep queue.
+const AT_ONCE: usize = 32;
+
+/// Into how many parts a disk's units are cut, after each of which there is something to save.
+const PARTS: u64 = 64;
+
+/// How many units a cursor is good for: a sixty-fourth of the disk, but so many that storing it costs
+/// little beside reading them.
+pub(super) fn part(units: u64) -> u64 {
+    units.div_ceil(PARTS).max(16)
+}
+
+/// The units that are still to be hashed for the tree.
+#[derive(Debug)]
+pub(super) struct Hashing {
+    todo: VecDeque<Range<u64>>,
+    running: BTreeSet<u64>,
+    left: u64,
+    /// How many were done since there was something to save.
+    since_saved: u64,
+    part: u64,
+}
+
+impl Hashing {
+    /// Of the units in `doubt`, of as many as there are.
+    pub(super) fn new(doubt: &[Range<u64>], units: u64) -> Self {
+        let left = doubt.iter().fold(0_u64, |sum, run| {
+            sum.saturating_add(run.end.saturating_sub(run.start))
+        });
+        Self {
+            todo: doubt.iter().cloned().collect(),
+            running: BTreeSet::new(),
+            left,
+            since_saved: 0,
+            part: part(units),
+        }
+    }
+
+    /// How many units are not hashed yet.
+    pub(super) const fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next unit to hash, if not enough are being hashed.
+    pub(super) fn next(&mut self) -> Option<u64> {
+        if self.running.len() >= AT_ONCE {
+            return None;
+        }
+        let unit = loop {
+            let run = self.todo.front_mut()?;
+            if let Some(unit) = run.next() {
+                break unit;
+            }
+            self.todo.pop_front();
+        };
+        self.running.insert(unit);
+        Some(unit)
+    }
+
+    /// Takes note that `unit` is hashed; whether it was being hashed.
+    pub(super) fn done(&mut self, unit: u64) -> bool {
+        let was = self.running.remove(&unit);
+        self.left = self.left.saturating_sub(was.into());
+        self.since_saved = self.since_saved.saturating_add(was.into());
+        was
+    }
+
+    /// Whether so much was hashed that it is worth saving.
+    pub(super) fn is_worth_saving(&mut self) -> bool {
+        let worth = self.since_saved >= self.part || (self.left == 0 && self.since_saved > 0);
+        if worth {
+            self.since_saved = 0;
+        }
+        worth
+    }
+
+    /// The units that are not hashed yet.
+    pub(super) fn doubt(&self) -> Vec<Range<u64>> {
+        let running = self
+            .running
+            .iter()
+            .map(|unit| *unit..unit.saturating_add(1));
+        let mut runs: Vec<_> = running.chain(self.todo.iter().cloned()).collect();
+        runs.retain(|run| !run.is_empty());
+        runs.sort_by_key(|run| run.start);
+        runs
+    }
+}

@@ -1,0 +1,354 @@
+//! The end whose disk is right.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use afterimage_block::{Extent, Length};
+use bytes::Bytes;
+
+use super::front::{Compared, Front, Piece};
+use super::hashing::Hashing;
+use super::outbox::Outbox;
+use super::terms::violation;
+use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
+use crate::protocol::{Message, Role, data_max};
+use crate::tree::{Node, Shape, Tree};
+use crate::{BlockIndex, Error, Result};
+
+/// The end whose disk is right: asks for the target's digests and sends what differs.
+///
+/// After an error it is of no further use. See the [module](super) for how it is driven.
+#[derive(Debug)]
+pub struct Source {
+    terms: Terms,
+    tree: Tree,
+    hashing: Hashing,
+    phase: Phase,
+    front: Front,
+    /// What is taken off the front next.
+    current: Option<(Option<u64>, VecDeque<Piece>)>,
+    /// Units that are being sent.
+    sending: BTreeMap<u64, Sending>,
+    outbox: Outbox,
+    messages: VecDeque<Message>,
+    work: VecDeque<Work>,
+    progress: RemoteProgress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The target has not said Hello.
+    Greeting,
+    Hashing,
+    Comparing,
+    /// Waits for the target to agree.
+    Closing(Node),
+    Finished,
+}
+
+/// A unit that is being sent.
+#[derive(Debug)]
+struct Sending {
+    /// As hashed, or as sent.
+    blocks: Vec<Node>,
+    /// Pieces that are not read yet.
+    pieces: usize,
+}
+
+impl Source {
+    /// A source at the beginning, or with what `cursor` knows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCursor`] if the cursor is not of this end, [`Error::TooLarge`].
+    pub fn new(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
+        let (tree, doubt) = Cursor::restore(cursor, terms, Role::Source)?;
+        let shape = tree.shape();
+        let grid = terms.grid;
+        let block = grid.block_size();
+        let piece = data_max(block).checked_div(block.get()).unwrap_or(1);
+        Ok(Self {
+            terms,
+            hashing: Hashing::new(&doubt, shape.units()),
+            tree,
+            phase: Phase::Greeting,
+            front: Front::new(shape, piece),
+            current: None,
+            sending: BTreeMap::new(),
+            outbox: Outbox::default(),
+            messages: VecDeque::from([Message::Hello(terms.hello(Role::Source))]),
+            work: VecDeque::new(),
+            progress: RemoteProgress::default(),
+        })
+    }
+
+    /// Whether both ends agree that their disks are equal.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> RemoteProgress {
+        let grid = self.terms.grid;
+        let blocks = |count: u64| {
+            let length = count.saturating_mul(grid.block_size().get());
+            Length::new(length.min(grid.size().get()))
+        };
+        let units = self
+            .tree
+            .shape()
+            .units()
+            .saturating_sub(self.hashing.left());
+        let settled = match self.phase {
+            Phase::Greeting | Phase::Hashing => 0,
+            _ => self.settled(),
+        };
+        RemoteProgress {
+            total: grid.size(),
+            hashed: blocks(units.saturating_mul(crate::protocol::FAN_OUT as u64)),
+            settled: blocks(settled),
+            ..self.progress
+        }
+    }
+
+    /// The next message to the target.
+    pub fn poll_transmit(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// The next work to be done.
+    pub fn poll_work(&mut self) -> Option<Work> {
+        if self.work.is_empty() && self.phase == Phase::Hashing {
+            let unit = self.hashing.next()?;
+            self.hash(unit);
+        }
+        self.work.pop_front()
+    }
+
+    /// Takes a message of the target.
+    ///
+    /// # Errors
+    /// [`Error::OtherTerms`], [`Error::Violation`], [`Error::RootsDiffer`], [`Error::Peer`].
+    pub fn handle_message(&mut self, message: Message) -> Result<()> {
+        match (self.phase, message) {
+            (_, Message::Error(farewell)) => return Err(Error::Peer { farewell }),
+            (Phase::Greeting, Message::Hello(hello)) => {
+                self.terms.check(&hello, Role::Target)?;
+                self.phase = Phase::Hashing;
+                self.begin();
+            }
+            (Phase::Comparing, Message::Nodes { of, children }) => {
+                self.front.answered(of, children, &self.tree)?;
+            }
+            (Phase::Comparing, Message::Written { count }) => self.outbox.written(count)?,
+            (Phase::Closing(root), Message::Done { root: theirs }) => {
+                if theirs != root {
+                    return Err(Error::RootsDiffer);
+                }
+                self.phase = Phase::Finished;
+            }
+            (_, message) => return violation(message.name(), "it is not its turn"),
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// Takes the outcome of work.
+    ///
+    /// # Errors
+    /// [`Error::WrongOutcome`] if it is not of work that was asked for.
+    pub fn handle_outcome(&mut self, outcome: Outcome) -> Result<()> {
+        let taken = match outcome {
+            Outcome::Hashed { unit, blocks } => self.hashed(unit, blocks),
+            Outcome::Read {
+                ticket,
+                bytes,
+                blocks,
+            } => self.read(ticket, bytes, &blocks),
+            _ => false,
+        };
+        if !taken {
+            return Err(Error::WrongOutcome);
+        }
+        self.advance();
+        Ok(())
+    }
+
+    fn hash(&mut self, unit: u64) {
+        let blocks = self.tree.shape().blocks_of_unit(unit);
+        if let Some(extent) = self.extent(blocks.start, blocks.end) {
+            self.work.push_back(Work::Hash { unit, extent });
+        }
+    }
+
+    fn hashed(&mut self, unit: u64, blocks: Vec<Node>) -> bool {
+        if blocks.len() != self.tree.shape().blocks_of_unit(unit).count() {
+            return false;
+        }
+        if self.phase != Phase::Hashing {
+            return self.front.hashed(unit, blocks);
+        }
+        let node = self.terms.algorithm.parent(1, &blocks);
+        if !self.hashing.done(unit) {
+            return false;
+        }
+        self.tree.set_unit(unit, node);
+        if self.hashing.is_worth_saving() {
+            let doubt = self.hashing.doubt();
+            let cursor = Cursor::new(self.terms, Role::Source, doubt, &self.tree);
+            self.work.push_back(Work::Save(cursor));
+        }
+        self.begin();
+        true
+    }
+
+    /// Begins to compare once all is hashed.
+    fn begin(&mut self) {
+        if self.hashing.left() == 0 {
+            self.tree.settle();
+            self.phase = Phase::Comparing;
+        }
+    }
+
+    fn read(&mut self, ticket: u64, bytes: Bytes, blocks: &[Node]) -> bool {
+        let length = Length::of(&bytes);
+        let Some(first) = self.outbox.fill(ticket, bytes) else {
+            return false;
+        };
+        let unit = Shape::unit_of(first);
+        let start = self.tree.shape().blocks_of_unit(unit).start;
+        let Some(sending) = self.sending.get_mut(&unit) else {
+            return false;
+        };
+        let skipped = usize::try_from(first.saturating_sub(start)).unwrap_or(usize::MAX);
+        let end = skipped.saturating_add(blocks.len());
+        let Some(known) = sending.blocks.get_mut(skipped..end) else {
+            return false;
+        };
+        known.copy_from_slice(blocks);
+        sending.pieces = sending.pieces.saturating_sub(1);
+        self.progress.sent = self.progress.sent.saturating_add(length);
+        self.close(unit);
+        true
+    }
+
+    /// Does everything that can be done now.
+    fn advance(&mut self) {
+        if self.phase != Phase::Comparing {
+            return;
+        }
+        self.load();
+        while let Some(message) = self.outbox.pop() {
+            self.messages.push_back(message);
+        }
+        while let Some(step) = self.front.step(&self.tree, self.sending.len()) {
+            if let Some(of) = step.ask {
+                let settled = BlockIndex::new(self.settled());
+                let children = self.tree.shape().children(of).unwrap_or_default();
+                let digests = children.count() as u64;
+                self.progress.digests = self.progress.digests.saturating_add(digests);
+                self.messages.push_back(Message::Ask { of, settled });
+            }
+            if let Some(unit) = step.hash {
+                self.hash(unit);
+            }
+        }
+        if self.current.is_none() && self.front.is_empty() && self.outbox.is_empty() {
+            self.tree.settle();
+            let root = self.tree.root();
+            self.messages.push_back(Message::Done { root });
+            self.phase = Phase::Closing(root);
+        }
+    }
+
+    /// Everything before this block is sent or equal.
+    fn settled(&self) -> u64 {
+        let current = self.current.as_ref().and_then(|(_, pieces)| {
+            pieces.front().map(|piece| match piece {
+                Piece::Data(run) | Piece::Zero(run) => run.start,
+            })
+        });
+        let lowest = self.outbox.lowest().or(current).or(self.front.lowest());
+        lowest.unwrap_or(self.terms.grid.blocks())
+    }
+
+    /// Moves what is compared into the outbox, as far as that has room.
+    fn load(&mut self) {
+        loop {
+            let Some((unit, pieces)) = &mut self.current else {
+                let Some(compared) = self.front.pop() else {
+                    return;
+                };
+                self.take(compared);
+                continue;
+            };
+            let unit = *unit;
+            let Some(piece) = pieces.front().cloned() else {
+                self.current = None;
+                continue;
+            };
+            let (Piece::Data(run) | Piece::Zero(run)) = &piece;
+            let Some(extent) = self.extent(run.start, run.end) else {
+                return;
+            };
+            let length = match piece {
+                Piece::Data(_) => extent.length(),
+                Piece::Zero(_) => Length::ZERO,
+            };
+            if !self.outbox.has_room(length.get()) {
+                return;
+            }
+            if let Some((_, pieces)) = &mut self.current {
+                pieces.pop_front();
+            }
+            match piece {
+                Piece::Data(run) => {
+                    let ticket = self.outbox.add_data(run.start, length.get());
+                    self.work.push_back(Work::Read { ticket, extent });
+                }
+                Piece::Zero(run) => {
+                    let count = run.end.saturating_sub(run.start);
+                    self.outbox.add_zeroes(run.start, count);
+                    let zeroed = &mut self.progress.zeroed;
+                    *zeroed = zeroed.saturating_add(extent.length());
+                    self.zeroed(unit);
+                }
+            }
+        }
+    }
+
+    /// Takes what was compared as what is sent next.
+    fn take(&mut self, compared: Compared) {
+        let Compared { unit, pieces } = compared;
+        let number = unit.as_ref().map(|(unit, _)| *unit);
+        if let Some((unit, blocks)) = unit {
+            let pieces = pieces.len();
+            self.sending.insert(unit, Sending { blocks, pieces });
+            self.close(unit);
+        }
+        self.current = Some((number, pieces));
+    }
+
+    fn zeroed(&mut self, unit: Option<u64>) {
+        let sending = unit.and_then(|unit| self.sending.get_mut(&unit));
+        if let (Some(unit), Some(sending)) = (unit, sending) {
+            sending.pieces = sending.pieces.saturating_sub(1);
+            self.close(unit);
+        }
+    }
+
+    /// Makes the tree agree with what was sent of `unit`, once all is read.
+    fn close(&mut self, unit: u64) {
+        if self.sending.get(&unit).is_some_and(|s| s.pieces == 0)
+            && let Some(Sending { blocks, .. }) = self.sending.remove(&unit)
+        {
+            let node = self.terms.algorithm.parent(1, &blocks);
+            self.tree.set_unit(unit, node);
+        }
+    }
+
+    fn extent(&self, start: u64, end: u64) -> Option<Extent> {
+        let count = end.checked_sub(start)?;
+        self.terms.grid.run(BlockIndex::new(start), count)
+    }
+}

@@ -1,0 +1,457 @@
+//! The end whose disk is made equal.
+
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use afterimage_block::{Extent, Length};
+use bytes::Bytes;
+
+use super::changes::{Change, Changes};
+use super::hashing::{Hashing, part};
+use super::open::OpenUnits;
+use super::terms::violation;
+use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
+use crate::protocol::{FAN_OUT, Message, Place, Role, UNANSWERED_MAX, data_max};
+use crate::tree::{Node, Shape, Tree};
+use crate::{BlockIndex, Error, Result};
+
+/// The end whose disk is made equal: tells its digests, and writes what it is sent.
+///
+/// Nothing else may write to the disk meanwhile. Before it writes anywhere that its last cursor does
+/// not put in doubt, it asks for a flush and for a new cursor to be stored: at most 64 times for the
+/// whole disk.
+///
+/// After an error it is of no further use. See the [module](super) for how it is driven.
+#[derive(Debug)]
+pub struct Target {
+    terms: Terms,
+    tree: Tree,
+    hashing: Hashing,
+    phase: Phase,
+    open: OpenUnits,
+    /// Questions that came before all was hashed.
+    early: VecDeque<Place>,
+    /// Questions whose answers were not taken.
+    unanswered: usize,
+    changes: Changes,
+    /// The stored cursor doubts what is written before this unit.
+    horizon: u64,
+    is_flushing: bool,
+    messages: VecDeque<Message>,
+    work: VecDeque<Work>,
+    progress: RemoteProgress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The source has not said Hello.
+    Greeting,
+    /// Answers and writes, once all is hashed.
+    Serving,
+    /// The source has sent all, and this is its root.
+    Closing(Node),
+    Finished,
+}
+
+impl Target {
+    /// A target at the beginning, or with what `cursor` knows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCursor`] if the cursor is not of this end, [`Error::TooLarge`].
+    pub fn new(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
+        let (tree, doubt) = Cursor::restore(cursor, terms, Role::Target)?;
+        let shape = tree.shape();
+        Ok(Self {
+            terms,
+            hashing: Hashing::new(&doubt, shape.units()),
+            tree,
+            phase: Phase::Greeting,
+            open: OpenUnits::new(shape),
+            early: VecDeque::new(),
+            unanswered: 0,
+            changes: Changes::default(),
+            horizon: 0,
+            is_flushing: false,
+            messages: VecDeque::from([Message::Hello(terms.hello(Role::Target))]),
+            work: VecDeque::new(),
+            progress: RemoteProgress::default(),
+        })
+    }
+
+    /// Whether both disks are equal and this one is durable. The last message may still have to be
+    /// sent.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> RemoteProgress {
+        let grid = self.terms.grid;
+        let blocks = |count: u64| {
+            let length = count.saturating_mul(grid.block_size().get());
+            Length::new(length.min(grid.size().get()))
+        };
+        let units = self
+            .tree
+            .shape()
+            .units()
+            .saturating_sub(self.hashing.left());
+        RemoteProgress {
+            total: grid.size(),
+            hashed: blocks(units.saturating_mul(FAN_OUT as u64)),
+            settled: blocks(self.open.passed()),
+            ..self.progress
+        }
+    }
+
+    /// The next message to the source. Take no more than can be sent: what is not taken holds the
+    /// source back.
+    pub fn poll_transmit(&mut self) -> Option<Message> {
+        let message = self.messages.pop_front()?;
+        if let Message::Nodes { children, .. } = &message {
+            self.unanswered = self.unanswered.saturating_sub(1);
+            let digests = children.len() as u64;
+            self.progress.digests = self.progress.digests.saturating_add(digests);
+        }
+        Some(message)
+    }
+
+    /// The next work to be done.
+    pub fn poll_work(&mut self) -> Option<Work> {
+        if self.work.is_empty()
+            && self.phase != Phase::Greeting
+            && let Some(unit) = self.hashing.next()
+        {
+            self.hash(unit);
+        }
+        self.work.pop_front()
+    }
+
+    /// Takes a message of the source.
+    ///
+    /// # Errors
+    /// [`Error::OtherTerms`], [`Error::Violation`], [`Error::RootsDiffer`], [`Error::Peer`].
+    pub fn handle_message(&mut self, message: Message) -> Result<()> {
+        match (self.phase, message) {
+            (_, Message::Error(farewell)) => return Err(Error::Peer { farewell }),
+            (Phase::Greeting, Message::Hello(hello)) => {
+                self.terms.check(&hello, Role::Source)?;
+                self.phase = Phase::Serving;
+                self.begin()?;
+            }
+            (Phase::Serving, Message::Ask { of, settled }) => self.asked(of, settled)?,
+            (Phase::Serving, Message::Data { first, bytes }) => self.data(first, bytes)?,
+            (Phase::Serving, Message::Zeroes { first, count }) => self.zeroes(first, count)?,
+            (Phase::Serving, Message::Done { root }) => {
+                self.phase = Phase::Closing(root);
+                let blocks = self.terms.grid.blocks();
+                self.open.pass(blocks, &mut self.tree);
+            }
+            (_, message) => return violation(message.name(), "it is not its turn"),
+        }
+        self.advance();
+        Ok(())
+    }
+
+    /// Takes the outcome of work.
+    ///
+    /// # Errors
+    /// [`Error::WrongOutcome`] if it is not of work that was asked for, [`Error::TargetChanged`] if
+    /// the disk is not as it was hashed, [`Error::RootsDiffer`].
+    pub fn handle_outcome(&mut self, outcome: Outcome) -> Result<()> {
+        let taken = match outcome {
+            Outcome::Hashed { unit, blocks } => self.hashed(unit, blocks)?,
+            Outcome::Written { ticket, blocks } => self.wrote(ticket, Some(&blocks)),
+            Outcome::Zeroed { ticket } => self.wrote(ticket, None),
+            Outcome::Flushed if self.is_flushing => {
+                self.is_flushing = false;
+                self.flushed()?;
+                true
+            }
+            _ => false,
+        };
+        if !taken {
+            return Err(Error::WrongOutcome);
+        }
+        self.advance();
+        Ok(())
+    }
+
+    fn hash(&mut self, unit: u64) {
+        let blocks = self.tree.shape().blocks_of_unit(unit);
+        if let Some(extent) = self.extent(blocks.start, blocks.end) {
+            self.work.push_back(Work::Hash { unit, extent });
+        }
+    }
+
+    fn hashed(&mut self, unit: u64, blocks: Vec<Node>) -> Result<bool> {
+        if blocks.len() != self.tree.shape().blocks_of_unit(unit).count() {
+            return Ok(false);
+        }
+        let node = self.terms.algorithm.parent(1, &blocks);
+        if self.hashing.left() == 0 {
+            return self.opened(unit, node, blocks);
+        }
+        if !self.hashing.done(unit) {
+            return Ok(false);
+        }
+        self.tree.set_unit(unit, node);
+        if self.hashing.is_worth_saving() {
+            self.save(self.hashing.doubt());
+        }
+        self.begin()?;
+        Ok(true)
+    }
+
+    /// Answers with the blocks of a unit that was hashed for it.
+    fn opened(&mut self, unit: u64, node: Node, blocks: Vec<Node>) -> Result<bool> {
+        if node != self.tree.unit(unit) {
+            let blocks = self.tree.shape().blocks_of_unit(unit);
+            let extent = self.extent(blocks.start, blocks.end);
+            return extent.map_or(Ok(false), |extent| Err(Error::TargetChanged { extent }));
+        }
+        let children = blocks.clone();
+        let level = 1;
+        let of = Place { level, index: unit };
+        let wanted = self.open.hashed(unit, blocks, &mut self.tree);
+        if wanted {
+            self.messages.push_back(Message::Nodes { of, children });
+        }
+        Ok(wanted)
+    }
+
+    /// Begins to answer once all is hashed.
+    fn begin(&mut self) -> Result<()> {
+        if self.hashing.left() == 0 {
+            self.tree.settle();
+            for of in std::mem::take(&mut self.early) {
+                self.answer(of)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, of: Place, settled: BlockIndex) -> Result<()> {
+        let refused = |reason| violation("Ask", reason);
+        let Some(blocks) = self.tree.shape().blocks(of).filter(|_| of.level > 0) else {
+            return refused("there is no such node");
+        };
+        if settled.get() < self.open.passed() || blocks.start < settled.get() {
+            return refused("it asks for what is settled");
+        }
+        if self.unanswered >= UNANSWERED_MAX {
+            return refused("too many are unanswered");
+        }
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.open.pass(settled.get(), &mut self.tree);
+        if self.hashing.left() > 0 {
+            self.early.push_back(of);
+            return Ok(());
+        }
+        self.answer(of)
+    }
+
+    fn answer(&mut self, of: Place) -> Result<()> {
+        if let Some(children) = self.tree.children(of) {
+            let children = children.to_vec();
+            self.messages.push_back(Message::Nodes { of, children });
+            return Ok(());
+        }
+        if self.open.ahead() >= UNANSWERED_MAX {
+            return violation("Ask", "too many blocks are asked for and not settled");
+        }
+        if !self.open.open(of.index) {
+            return violation("Ask", "these blocks were asked for before");
+        }
+        self.hash(of.index);
+        Ok(())
+    }
+
+    fn data(&mut self, first: BlockIndex, bytes: Bytes) -> Result<()> {
+        let refused = |reason| violation("Data", reason);
+        let grid = self.terms.grid;
+        let length = Length::of(&bytes);
+        if length.get() > data_max(grid.block_size()) {
+            return refused("it is too long");
+        }
+        let count = length.get().div_ceil(grid.block_size().get());
+        let extent = grid.run(first, count);
+        if extent.is_none_or(|extent| extent.length() != length) {
+            return refused("its bytes are not of whole blocks of the disk");
+        }
+        let end = first.get().saturating_add(count);
+        let unit = Shape::unit_of(first.get());
+        if unit != Shape::unit_of(end.saturating_sub(1)) {
+            return refused("its blocks are not of one unit");
+        }
+        self.check_turn("Data", first, length)?;
+        if !self.open.begin_write(unit, &self.tree) {
+            return refused("nobody asked for its blocks");
+        }
+        self.progress.sent = self.progress.sent.saturating_add(length);
+        self.changes.add(first.get(), end, Some(bytes), true);
+        self.open.pass(end, &mut self.tree);
+        Ok(())
+    }
+
+    fn zeroes(&mut self, first: BlockIndex, count: u64) -> Result<()> {
+        let refused = |reason| violation("Zeroes", reason);
+        let end = first.get().checked_add(count);
+        let end = end.filter(|end| count > 0 && *end <= self.terms.grid.blocks());
+        let extent = end.and_then(|end| self.extent(first.get(), end));
+        let (Some(end), Some(extent)) = (end, extent) else {
+            return refused("its blocks are not on the disk");
+        };
+        self.check_turn("Zeroes", first, Length::ZERO)?;
+        let shape = self.tree.shape();
+        let last = Shape::unit_of(end.saturating_sub(1));
+        let units = Shape::unit_of(first.get())..last.saturating_add(1);
+        let in_unit = units.start == last && self.open.begin_write(last, &self.tree);
+        if !in_unit {
+            let whole = shape.blocks_of_unit(units.start).start == first.get()
+                && shape.blocks_of_unit(last).end == end;
+            if !whole || shape.place_of(&(first.get()..end)).is_none() {
+                return refused("its blocks are neither one node nor of a unit that was asked for");
+            }
+            if self.open.any_in(units.start, units.end) {
+                return refused("some of its blocks were asked for");
+            }
+        }
+        self.progress.zeroed = self.progress.zeroed.saturating_add(extent.length());
+        self.changes.add(first.get(), end, None, in_unit);
+        self.open.pass(end, &mut self.tree);
+        Ok(())
+    }
+
+    /// Refuses changes that come too early, too late, or are too many.
+    fn check_turn(&self, message: &'static str, first: BlockIndex, length: Length) -> Result<()> {
+        if self.hashing.left() > 0 {
+            return violation(message, "nothing was answered yet");
+        }
+        if first.get() < self.open.passed() {
+            return violation(message, "its blocks are settled");
+        }
+        if !self.changes.has_room(length.get()) {
+            return violation(message, "too much is not written yet");
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, ticket: u64, blocks: Option<&[Node]>) -> bool {
+        let before = self.changes.written();
+        let Some(change) = self.changes.end(ticket) else {
+            return false;
+        };
+        let matches = blocks.is_some() == change.bytes.is_some()
+            && blocks.is_none_or(|blocks| blocks.len() as u64 == change.count());
+        if !matches || !self.note(&change, blocks) {
+            return false;
+        }
+        if self.changes.written() > before {
+            self.tell_written();
+        }
+        true
+    }
+
+    /// Takes note of what blocks are now; whether that was expected.
+    fn note(&mut self, change: &Change, blocks: Option<&[Node]>) -> bool {
+        if change.in_unit {
+            let count = usize::try_from(change.count()).unwrap_or_default();
+            let zeroes = vec![Node::ZERO; if blocks.is_none() { count } else { 0 }];
+            let blocks = blocks.unwrap_or(&zeroes);
+            return self.open.end_write(change.first, blocks, &mut self.tree);
+        }
+        for unit in Shape::unit_of(change.first)..change.unit_end() {
+            self.tree.set_unit(unit, Node::ZERO);
+        }
+        true
+    }
+
+    /// Tells the source how much is written, in place of what it was not yet told.
+    fn tell_written(&mut self) {
+        let count = self.changes.written();
+        match self.messages.back_mut() {
+            Some(Message::Written { count: last }) => *last = count,
+            _ => self.messages.push_back(Message::Written { count }),
+        }
+    }
+
+    /// Does everything that can be done now.
+    fn advance(&mut self) {
+        if self.is_flushing {
+            return;
+        }
+        while let Some(next) = self.changes.next() {
+            if next.unit_end() > self.horizon {
+                self.flush_when_idle();
+                return;
+            }
+            if let Some(change) = self.changes.begin() {
+                self.start(change);
+            }
+        }
+        if matches!(self.phase, Phase::Closing(_))
+            && self.hashing.left() == 0
+            && !self.open.is_hashing()
+        {
+            self.flush_when_idle();
+        }
+    }
+
+    fn flush_when_idle(&mut self) {
+        if self.changes.is_idle() {
+            self.is_flushing = true;
+            self.work.push_back(Work::Flush);
+        }
+    }
+
+    fn start(&mut self, change: Change) {
+        let Some(extent) = self.extent(change.first, change.end) else {
+            return;
+        };
+        let ticket = change.ticket;
+        self.work.push_back(match change.bytes {
+            Some(bytes) => Work::Write {
+                ticket,
+                extent,
+                bytes,
+            },
+            None => Work::Zero { ticket, extent },
+        });
+    }
+
+    /// All that was started is durable.
+    fn flushed(&mut self) -> Result<()> {
+        if let Some(next) = self.changes.next() {
+            let from = Shape::unit_of(next.first);
+            let units = self.tree.shape().units();
+            let reach = from.saturating_add(part(units)).min(units);
+            self.horizon = reach.max(next.unit_end());
+            let doubt = std::iter::once(from..self.horizon);
+            self.save(doubt.collect());
+            return Ok(());
+        }
+        if let Phase::Closing(theirs) = self.phase {
+            self.tree.settle();
+            let root = self.tree.root();
+            if root != theirs {
+                return Err(Error::RootsDiffer);
+            }
+            self.messages.push_back(Message::Done { root });
+            self.phase = Phase::Finished;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, doubt: Vec<Range<u64>>) {
+        let cursor = Cursor::new(self.terms, Role::Target, doubt, &self.tree);
+        self.work.push_back(Work::Save(cursor));
+    }
+
+    fn extent(&self, start: u64, end: u64) -> Option<Extent> {
+        let count = end.checked_sub(start)?;
+        self.terms.grid.run(BlockIndex::new(start), count)
+    }
+}

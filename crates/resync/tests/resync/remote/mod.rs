@@ -1,0 +1,6 @@
+//! Two ends and a wire, driven in an order that a seed chooses.
+
+mod cursor;
+mod hostile;
+mod laws;
+mod pair;
