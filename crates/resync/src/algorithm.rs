@@ -70,13 +70,5 @@ fn digest<D: Digest>(head: &[u8], children: &[Node]) -> Node {
     for child in children {
         hasher.update(child.as_bytes());
     }
-    node_of(&hasher.finalize())
-}
-
-/// The node with these bytes, 32 of every digest here.
-fn node_of(from: &[u8]) -> Node {
-    let mut node = [0; 32];
-    let length = from.len().min(node.len());
-    node[..length].copy_from_slice(&from[..length]);
-    Node::new(node)
+    Node::of(&hasher.finalize())
 }

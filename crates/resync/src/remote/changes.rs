@@ -17,7 +17,7 @@ pub(super) struct Change {
     pub(super) end: u64,
     /// `None` for zeros.
     pub(super) bytes: Option<Bytes>,
-    /// Whether an open unit counts it; otherwise it is of whole units.
+    /// Whether an open unit counts it; otherwise it is of all its unit.
     pub(super) in_unit: bool,
 }
 

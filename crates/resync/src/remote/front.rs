@@ -56,7 +56,7 @@ impl Differing {
 /// Of which it is known what differs.
 #[derive(Debug)]
 pub(super) struct Compared {
-    /// The unit, and our blocks of it; `None` of a node that becomes zeros as a whole.
+    /// The unit, and our blocks of it; `None` of a unit that becomes zeros as a whole.
     pub(super) unit: Option<(u64, Vec<Node>)>,
     pub(super) pieces: VecDeque<Piece>,
 }
@@ -224,7 +224,7 @@ impl Front {
             let Some(blocks) = self.shape.blocks(place).filter(|_| ours != theirs) else {
                 continue;
             };
-            if ours.is_zero() {
+            if level == 1 && ours.is_zero() {
                 let compared = Compared {
                     unit: None,
                     pieces: VecDeque::from([Piece::Zero(blocks.clone())]),

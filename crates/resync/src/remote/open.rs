@@ -49,14 +49,14 @@ impl OpenUnits {
         self.units.values().any(|unit| unit.blocks.is_none())
     }
 
-    /// Whether a unit from `first` up to, not including, `end` is open.
-    pub(super) fn any_in(&self, first: u64, end: u64) -> bool {
-        first < end && self.units.range(first..end).next().is_some()
+    /// Whether `unit` is open.
+    pub(super) fn is_open(&self, unit: u64) -> bool {
+        self.units.contains_key(&unit)
     }
 
     /// Opens `unit`, whose blocks are to be hashed; whether it was not open.
     pub(super) fn open(&mut self, unit: u64) -> bool {
-        let is_new = !self.units.contains_key(&unit);
+        let is_new = !self.is_open(unit);
         if is_new {
             let blocks = None;
             self.units.insert(unit, Unit { blocks, writes: 0 });
@@ -76,7 +76,7 @@ impl OpenUnits {
 
     /// Counts a write to `unit`; whether its blocks are known, if only because they are zeros.
     pub(super) fn begin_write(&mut self, unit: u64, tree: &Tree) -> bool {
-        if !self.units.contains_key(&unit) && tree.unit(unit).is_zero() {
+        if !self.is_open(unit) && tree.unit(unit).is_zero() {
             let count = self.shape.blocks_of_unit(unit).count();
             let blocks = Some(vec![Node::ZERO; count]);
             self.units.insert(unit, Unit { blocks, writes: 0 });

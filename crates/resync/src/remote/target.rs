@@ -305,19 +305,14 @@ impl Target {
             return refused("its blocks are not on the disk");
         };
         self.check_turn("Zeroes", first, Length::ZERO)?;
-        let shape = self.tree.shape();
-        let last = Shape::unit_of(end.saturating_sub(1));
-        let units = Shape::unit_of(first.get())..last.saturating_add(1);
-        let in_unit = units.start == last && self.open.begin_write(last, &self.tree);
-        if !in_unit {
-            let whole = shape.blocks_of_unit(units.start).start == first.get()
-                && shape.blocks_of_unit(last).end == end;
-            if !whole || shape.place_of(&(first.get()..end)).is_none() {
-                return refused("its blocks are neither one node nor of a unit that was asked for");
-            }
-            if self.open.any_in(units.start, units.end) {
-                return refused("some of its blocks were asked for");
-            }
+        let unit = Shape::unit_of(first.get());
+        let blocks = self.tree.shape().blocks_of_unit(unit);
+        if end > blocks.end {
+            return refused("its blocks are not of one unit");
+        }
+        let in_unit = self.open.begin_write(unit, &self.tree);
+        if !in_unit && (blocks != (first.get()..end) || self.open.is_open(unit)) {
+            return refused("nobody asked for its blocks");
         }
         self.progress.zeroed = self.progress.zeroed.saturating_add(extent.length());
         self.changes.add(first.get(), end, None, in_unit);
@@ -363,9 +358,7 @@ impl Target {
             let blocks = blocks.unwrap_or(&zeroes);
             return self.open.end_write(change.first, blocks, &mut self.tree);
         }
-        for unit in Shape::unit_of(change.first)..change.unit_end() {
-            self.tree.set_unit(unit, Node::ZERO);
-        }
+        self.tree.set_unit(Shape::unit_of(change.first), Node::ZERO);
         true
     }
 

@@ -28,6 +28,14 @@ impl Node {
         Self(bytes)
     }
 
+    /// The node with these bytes, 32 of every digest that ends can agree on.
+    pub(crate) fn of(digest: &[u8]) -> Self {
+        let mut node = [0; 32];
+        let length = digest.len().min(node.len());
+        node[..length].copy_from_slice(&digest[..length]);
+        Self(node)
+    }
+
     /// Its bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

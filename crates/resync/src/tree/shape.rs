@@ -84,17 +84,6 @@ impl Shape {
             .unwrap_or_default()
     }
 
-    /// The place of the node that holds exactly these blocks, of the lowest level if there are
-    /// several.
-    pub fn place_of(self, blocks: &Range<u64>) -> Option<Place> {
-        (0..=self.top)
-            .map(|level| Place {
-                level,
-                index: blocks.start.checked_shr(bits(level)).unwrap_or_default(),
-            })
-            .find(|place| self.blocks(*place).as_ref() == Some(blocks))
-    }
-
     fn span(index: u64, bits: u32, most: u64) -> Option<Range<u64>> {
         let shifted = |index: u64| {
             let fits = bits <= index.leading_zeros();

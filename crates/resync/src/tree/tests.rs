@@ -161,33 +161,6 @@ fn the_largest_disk_has_a_shape_and_no_tree() {
 }
 
 #[test]
-fn a_run_of_blocks_has_a_place_only_if_it_is_one_node() {
-    let shape = Shape::new(grid(5000));
-    let place = |start, end| shape.place_of(&(start..end));
-    assert_eq!(place(7, 8), Some(Place { level: 0, index: 7 }));
-    assert_eq!(place(64, 128), Some(Place { level: 1, index: 1 }));
-    assert_eq!(place(4096, 5000), Some(Place { level: 2, index: 1 }));
-    assert_eq!(place(0, 5000), Some(Place { level: 3, index: 0 }));
-    assert_eq!(
-        place(4992, 5000),
-        Some(Place {
-            level: 1,
-            index: 78
-        })
-    );
-    for (start, end) in [
-        (0, 65),
-        (1, 65),
-        (64, 64),
-        (128, 64),
-        (4096, 5001),
-        (0, 128),
-    ] {
-        assert_eq!(place(start, end), None, "{start} {end}");
-    }
-}
-
-#[test]
 fn golden() {
     // Two units of ones around one of zeros, the last of one block; made by another program.
     let leaves: Vec<Node> = (0..129)
