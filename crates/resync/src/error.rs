@@ -194,6 +194,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same, of the disk of that side.
+    pub(crate) fn on(mut self, which: Side) -> Self {
+        if let Self::Read { side, .. }
+        | Self::Map { side, .. }
+        | Self::InvalidRun { side, .. }
+        | Self::OtherDisk { side, .. } = &mut self
+        {
+            *side = which;
+        }
+        self
+    }
+
     /// Whether trying again from the cursor can help without anybody doing anything, as the disk's
     /// own error says. A flush that failed leaves the run's writes in doubt and is never one.
     pub fn is_recoverable(&self) -> bool {

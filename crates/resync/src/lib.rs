@@ -2,10 +2,11 @@
 //! nothing else.
 //!
 //! What it is: signatures of a disk's blocks, the comparison of a disk with another of the same
-//! machine byte by byte ([`LocalResync`]) or with the signatures of one that is far away
-//! ([`Comparer`]), and a [`Session`] that says what is in doubt, how far it is, and what it found.
-//! What it is not: a transport. Signatures come from wherever the target's are kept, and
-//! differences go to wherever the caller sends them, as [`Change`](afterimage_block::Change)s.
+//! machine byte by byte ([`LocalResync`]), with signatures that are kept somewhere ([`Comparer`]), or
+//! with one that is far away and answers ([`remote`], on threads as [`Driver`]), and a [`Session`]
+//! that says what is in doubt, how far it is, and what it found. What it is not: a transport.
+//! Signatures come from wherever they are kept, differences go to wherever the caller sends them, as
+//! [`Change`](afterimage_block::Change)s, and messages go over any stream of bytes.
 //!
 //! ```text
 //! source (BlockRead) --holes skipped--> blocks --+
@@ -54,9 +55,18 @@
 //! *Digests decide equality only if nobody can forge them.* What a disk holds is chosen by its
 //! guest, so a fast checksum will not do; SHA-256 is the default, any
 //! [`Digest`](digest::Digest) can take its place. Two disks of one machine need none.
+//!
+//! *Far disks are compared top down.* Two ends that both can hash exchange the nodes of a hash tree
+//! ([`tree`]) in messages that are specified byte by byte ([`protocol`], `PROTOCOL.md`). Equal disks
+//! agree after one question, and a difference costs the nodes beside its path.
+//!
+//! | Feature | |
+//! | --- | --- |
+//! | `blake3` | [`Algorithm`] has BLAKE3 beside SHA-256 |
 
 mod algorithm;
 mod comparer;
+mod driver;
 mod error;
 mod grid;
 mod line;
@@ -74,6 +84,7 @@ mod zero;
 
 pub use algorithm::Algorithm;
 pub use comparer::{Comparer, SignaturePage};
+pub use driver::Driver;
 pub use error::{Error, Result, Side};
 pub use grid::{BlockIndex, BlockSize, Grid, InvalidBlockSize};
 pub use local::LocalResync;

@@ -1,6 +1,7 @@
 //! Two ends and a wire, driven in an order that a seed chooses.
 
 mod cursor;
+mod driver;
 mod hostile;
 mod laws;
 mod pair;

@@ -1,0 +1,285 @@
+//! Both ends on threads, over any two halves of a stream.
+//!
+//! ```text
+//! reader thread --> messages --+                    +--> frames --> writer thread
+//!                              +--> state machine --+
+//! worker threads -> outcomes --+    (this thread)   +--> work ----> worker threads
+//! ```
+//!
+//! Reading, hashing, writing and sending go on at the same time. This thread only ever waits for
+//! the next event, so that two ends that both wait to send cannot hold each other up.
+
+mod wire;
+mod worker;
+
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use afterimage_block::{BlockRead, BlockWrite};
+
+use crate::protocol::Message;
+use crate::remote::{Cursor, Outcome, RemoteProgress, Source, Target, Terms, Work};
+use crate::{Error, Result};
+
+use wire::Wire;
+use worker::Disk;
+
+/// How many events may wait: enough to keep threads busy, few since each may hold a block.
+const EVENTS: usize = 8;
+
+/// How many bytes of frames may wait for the writer, unless one frame has more.
+const QUEUED: usize = 4 << 20;
+
+/// How long to wait for why the other end closed the stream.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What happens to an end.
+enum Event {
+    Message(Message),
+    Outcome(Result<Outcome>),
+    /// A frame of so many bytes is written.
+    Sent(usize),
+    /// Nothing more can be received.
+    Lost(Error),
+    /// Nothing more can be sent.
+    Unsendable(Error),
+    /// A worker panicked.
+    Panicked,
+}
+
+type SaveError = Box<dyn std::error::Error + Send + Sync>;
+type Save<'a> = dyn FnMut(&Cursor) -> Result<(), SaveError> + 'a;
+type Observe<'a> = dyn FnMut(RemoteProgress) -> ControlFlow<()> + 'a;
+
+/// Runs one end of a remote resync on threads of its own.
+///
+/// The stream's halves are handed over and dropped when the resync ends. After an error a thread may
+/// go on waiting for the other end until the stream closes: a stream that can hang for ever, such as
+/// a socket, should be given a timeout, longer than the other end takes to hash its disk.
+///
+/// ```
+/// use afterimage_block::{BlockWrite, Epoch, Length, MemoryDisk, Offset, SessionId};
+/// use afterimage_resync::{Algorithm, BlockSize, Driver, Grid, remote::Terms};
+///
+/// let (near, far) = (MemoryDisk::new(Length::gib(1)), MemoryDisk::new(Length::gib(1)));
+/// near.write_at(Offset::new(5 << 20), b"new")?;
+/// let terms = Terms {
+///     session: SessionId::random(),
+///     epoch: Epoch::new(1),
+///     grid: Grid::new(Length::gib(1), BlockSize::default()),
+///     algorithm: Algorithm::default(),
+/// };
+/// let (to_far, from_near) = (std::io::pipe()?, std::io::pipe()?);
+/// let ((far_in, near_out), (near_in, far_out)) = (to_far, from_near); // or the halves of a socket
+/// let sent = std::thread::scope(|scope| {
+///     scope.spawn(|| Driver::new(terms).run_target(&far, far_in, far_out));
+///     Driver::new(terms).run_source(&near, near_in, near_out)
+/// })?;
+/// assert_eq!(sent.sent, Length::kib(64));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "nothing runs before run_source or run_target"]
+pub struct Driver<'a> {
+    terms: Terms,
+    threads: NonZeroUsize,
+    cursor: Option<Cursor>,
+    save: Box<Save<'a>>,
+    observe: Box<Observe<'a>>,
+}
+
+impl<'a> Driver<'a> {
+    /// On as many workers as the machine has processors, from the beginning, without saving.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            cursor: None,
+            save: Box::new(|_| Ok(())),
+            observe: Box::new(|_| ControlFlow::Continue(())),
+        }
+    }
+
+    /// Reads, hashes and writes on so many threads.
+    pub const fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Goes on with what this end saved last, which spares it most of the hashing.
+    pub fn resume(mut self, cursor: Cursor) -> Self {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Gives each cursor to `save`, which must store it durably in place of the last one before it
+    /// returns. A target that is ever to be resumed must be given this.
+    pub fn save(mut self, save: impl FnMut(&Cursor) -> Result<(), SaveError> + 'a) -> Self {
+        self.save = Box::new(save);
+        self
+    }
+
+    /// Tells `observe` how far it is; the resync stops when that breaks.
+    pub fn observe(mut self, observe: impl FnMut(RemoteProgress) -> ControlFlow<()> + 'a) -> Self {
+        self.observe = Box::new(observe);
+        self
+    }
+
+    /// Sends what differs of `disk` to the target at the other end, until both agree to be equal.
+    ///
+    /// # Errors
+    /// [`Error::is_recoverable`] tells whether a new connection can help. The other end is told.
+    pub fn run_source(
+        mut self,
+        disk: &dyn BlockRead,
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+    ) -> Result<RemoteProgress> {
+        let disk = Disk::source(disk, self.terms)?;
+        let machine = Source::new(self.terms, self.cursor.take())?;
+        self.run(machine, &disk, reader, writer)
+    }
+
+    /// Makes `disk` equal to that of the source at the other end. On success it is durable.
+    ///
+    /// # Errors
+    /// As [`run_source`](Self::run_source). The disk is then partly written.
+    pub fn run_target(
+        mut self,
+        disk: &dyn BlockWrite,
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+    ) -> Result<RemoteProgress> {
+        let disk = Disk::target(disk, self.terms)?;
+        let machine = Target::new(self.terms, self.cursor.take())?;
+        self.run(machine, &disk, reader, writer)
+    }
+
+    fn run(
+        mut self,
+        mut machine: impl Machine,
+        disk: &Disk<'_>,
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+    ) -> Result<RemoteProgress> {
+        let (sender, events) = sync_channel(EVENTS);
+        let mut wire = Wire::open(reader, writer, self.terms.grid.block_size(), &sender)?;
+        thread::scope(|scope| {
+            let (jobs, queue) = channel();
+            let queue = Arc::new(Mutex::new(queue));
+            for _ in 0..self.threads.get() {
+                let (queue, sender) = (queue.clone(), sender.clone());
+                scope.spawn(move || worker::serve(disk, &queue, &sender));
+            }
+            drop(sender);
+            self.steer(&mut machine, &mut wire, events, jobs)
+        })
+        .inspect_err(|error| wire.part(error))?;
+        wire.close()?;
+        Ok(machine.progress())
+    }
+
+    /// Turns the machine until it is finished. Takes the channels, so that all threads end with it.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "dropped before the threads are joined"
+    )]
+    fn steer(
+        &mut self,
+        machine: &mut impl Machine,
+        wire: &mut Wire,
+        events: Receiver<Event>,
+        jobs: Sender<Work>,
+    ) -> Result<()> {
+        let mut last = RemoteProgress::default();
+        loop {
+            while let Some(work) = machine.poll_work() {
+                if let Work::Save(cursor) = &work {
+                    (self.save)(cursor).map_err(|source| Error::Save { source })?;
+                } else if jobs.send(work).is_err() {
+                    return Err(Error::Stopped);
+                }
+            }
+            let mut is_drained = false;
+            while !is_drained && wire.queued() < QUEUED {
+                match machine.poll_transmit() {
+                    Some(message) => wire.send(&message),
+                    None => is_drained = true,
+                }
+            }
+            let progress = machine.progress();
+            if progress != last && (self.observe)(progress).is_break() && !machine.is_finished() {
+                return Err(Error::Stopped);
+            }
+            last = progress;
+            if machine.is_finished() && is_drained {
+                return Ok(());
+            }
+            match events.recv() {
+                Ok(Event::Message(message)) => machine.handle_message(message)?,
+                Ok(Event::Outcome(outcome)) => machine.handle_outcome(outcome?)?,
+                Ok(Event::Sent(bytes)) => wire.sent(bytes),
+                Ok(Event::Lost(error)) => return Err(error),
+                Ok(Event::Unsendable(error)) => return Err(last_word(&events, error)),
+                Ok(Event::Panicked) | Err(mpsc::RecvError) => return Err(Error::Stopped),
+            }
+        }
+    }
+}
+
+/// Why nothing can be sent: what the other end said before it closed the stream, if it did, else
+/// `error`, since that it is closed may be noticed before what was said is received.
+fn last_word(events: &Receiver<Event>, error: Error) -> Error {
+    let deadline = Instant::now() + LAST_WORD;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match events.recv_timeout(left) {
+            Ok(Event::Message(Message::Error(farewell))) => return Error::Peer { farewell },
+            Ok(Event::Lost(_)) | Err(_) => return error,
+            Ok(_) if left.is_zero() => return error,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// What both ends are to a driver.
+trait Machine {
+    fn poll_work(&mut self) -> Option<Work>;
+    fn poll_transmit(&mut self) -> Option<Message>;
+    fn handle_message(&mut self, message: Message) -> Result<()>;
+    fn handle_outcome(&mut self, outcome: Outcome) -> Result<()>;
+    fn is_finished(&self) -> bool;
+    fn progress(&self) -> RemoteProgress;
+}
+
+macro_rules! machine {
+    ($end:ty) => {
+        impl Machine for $end {
+            fn poll_work(&mut self) -> Option<Work> {
+                self.poll_work()
+            }
+            fn poll_transmit(&mut self) -> Option<Message> {
+                self.poll_transmit()
+            }
+            fn handle_message(&mut self, message: Message) -> Result<()> {
+                self.handle_message(message)
+            }
+            fn handle_outcome(&mut self, outcome: Outcome) -> Result<()> {
+                self.handle_outcome(outcome)
+            }
+            fn is_finished(&self) -> bool {
+                self.is_finished()
+            }
+            fn progress(&self) -> RemoteProgress {
+                self.progress()
+            }
+        }
+    };
+}
+
+machine!(Source);
+machine!(Target);

@@ -1,0 +1,182 @@
+//! Work on a disk.
+
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, Zeroing};
+use bytes::Bytes;
+use digest::Digest;
+use sha2::Sha256;
+
+use super::Event;
+use crate::remote::{Outcome, Terms, Work};
+use crate::spans::read_blocks;
+use crate::tree::Node;
+use crate::{Algorithm, Error, Result, Scope, Side, Signature, Signer};
+
+/// The disk of one end.
+pub(super) struct Disk<'d> {
+    reader: &'d dyn BlockRead,
+    /// The disk once more, if it is the target's.
+    writer: Option<&'d dyn BlockWrite>,
+    terms: Terms,
+}
+
+/// Does work until there is no more to come.
+pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &SyncSender<Event>) {
+    let _tell = TellOfPanic(events);
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else {
+            return;
+        };
+        let outcome = Event::Outcome(disk.perform(work));
+        if events.send(outcome).is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends everybody home when a disk panics, so that the panic surfaces instead of a wait for an
+/// outcome that never comes.
+struct TellOfPanic<'e>(&'e SyncSender<Event>);
+
+impl Drop for TellOfPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(Event::Panicked);
+        }
+    }
+}
+
+impl<'d> Disk<'d> {
+    pub(super) fn source(disk: &'d dyn BlockRead, terms: Terms) -> Result<Self> {
+        let source = Self {
+            reader: disk,
+            writer: None,
+            terms,
+        };
+        source.check_size().map(|()| source)
+    }
+
+    pub(super) fn target(disk: &'d dyn BlockWrite, terms: Terms) -> Result<Self> {
+        let target = Self {
+            reader: disk,
+            writer: Some(disk),
+            terms,
+        };
+        target.check_size().map(|()| target)
+    }
+
+    fn side(&self) -> Side {
+        self.writer.map_or(Side::Source, |_| Side::Target)
+    }
+
+    fn check_size(&self) -> Result<()> {
+        let (expected, found) = (self.terms.grid.size(), self.reader.size());
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::OtherDisk {
+            side: self.side(),
+            expected,
+            found,
+        })
+    }
+
+    fn perform(&self, work: Work) -> Result<Outcome> {
+        Ok(match work {
+            Work::Hash { unit, extent } => {
+                let blocks = self.hash(extent)?;
+                Outcome::Hashed { unit, blocks }
+            }
+            Work::Read { ticket, extent } => {
+                let bytes = self.read(extent)?;
+                let blocks = self.nodes(&bytes);
+                Outcome::Read {
+                    ticket,
+                    bytes,
+                    blocks,
+                }
+            }
+            Work::Write {
+                ticket,
+                extent,
+                bytes,
+            } => {
+                let write = |disk: &dyn BlockWrite| disk.write_at(extent.start(), &bytes);
+                self.write(extent, write)?;
+                let blocks = self.nodes(&bytes);
+                Outcome::Written { ticket, blocks }
+            }
+            Work::Zero { ticket, extent } => {
+                let zero = |disk: &dyn BlockWrite| disk.write_zeroes(extent, Zeroing::Deallocate);
+                self.write(extent, zero)?;
+                Outcome::Zeroed { ticket }
+            }
+            Work::Flush => {
+                let flushed = self.writer.map_or(Ok(()), BlockWrite::flush);
+                flushed.map_err(|source| Error::Flush { source })?;
+                Outcome::Flushed
+            }
+            // The driver itself saves.
+            Work::Save(_) => return Err(Error::WrongOutcome),
+        })
+    }
+
+    /// The digests of a unit's blocks. Holes are not read.
+    fn hash(&self, extent: Extent) -> Result<Vec<Node>> {
+        let hashed = match self.terms.algorithm {
+            Algorithm::Sha256 => self.hash_by::<Sha256>(extent),
+            #[cfg(feature = "blake3")]
+            Algorithm::Blake3 => self.hash_by::<blake3::Hasher>(extent),
+        };
+        hashed.map_err(|error| error.on(self.side()))
+    }
+
+    fn hash_by<D: Digest>(&self, extent: Extent) -> Result<Vec<Node>> {
+        let grid = self.terms.grid;
+        let scope = Scope::new(grid.size(), grid.block_size(), &ExtentSet::from(extent))?;
+        let signer = Signer::<D>::new(self.reader, scope, extent.start())?;
+        signer
+            .map(|signed| signed.map(|(_, signature)| node_of(&signature)))
+            .collect()
+    }
+
+    fn read(&self, extent: Extent) -> Result<Bytes> {
+        let mut buffer = Vec::new();
+        let (_, error) = read_blocks(
+            self.reader,
+            self.side(),
+            self.terms.grid,
+            extent,
+            &mut buffer,
+        );
+        error.map_or(Ok(Bytes::from(buffer)), Err)
+    }
+
+    fn write(
+        &self,
+        extent: Extent,
+        write: impl FnOnce(&dyn BlockWrite) -> afterimage_block::Result<()>,
+    ) -> Result<()> {
+        // A source asks for no writes.
+        let disk = self.writer.ok_or(Error::WrongOutcome)?;
+        write(disk).map_err(|source| Error::Write { extent, source })
+    }
+
+    fn nodes(&self, bytes: &[u8]) -> Vec<Node> {
+        let blocks = bytes.chunks(self.terms.grid.block_len());
+        blocks
+            .map(|block| self.terms.algorithm.block(block))
+            .collect()
+    }
+}
+
+fn node_of<D: Digest>(signature: &Signature<D>) -> Node {
+    match signature {
+        Signature::Zero => Node::ZERO,
+        Signature::Digest(bytes) => Node::of(bytes),
+    }
+}

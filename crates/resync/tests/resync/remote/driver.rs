@@ -1,0 +1,325 @@
+//! Both ends on threads, with a pipe between them.
+
+use std::io::{self, Read, Write, pipe};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread;
+
+use afterimage_block::{BlockRead, BlockWrite, Length, MemoryDisk, Offset};
+use afterimage_resync::protocol::{Message, Reason};
+use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
+use afterimage_resync::{BlockSize, Driver, Error, Result, Side};
+use proptest::prelude::*;
+
+use super::pair::{Dice, filled, terms};
+use crate::disk::{Fault, TestDisk, extent};
+use crate::world::{cases, worlds};
+
+type Ended = (Result<RemoteProgress>, Result<RemoteProgress>);
+
+fn run(
+    near: Driver<'_>,
+    far: impl FnOnce() -> Result<RemoteProgress> + Send,
+    source: &dyn BlockRead,
+    (reader, writer): (impl Read + Send + 'static, impl Write + Send + 'static),
+) -> Ended {
+    thread::scope(|scope| {
+        let far = scope.spawn(far);
+        let near = near.run_source(source, reader, writer);
+        (near, far.join().unwrap())
+    })
+}
+
+/// Over a pipe that breaks after so many bytes each way.
+fn over_pipe(source: &dyn BlockRead, target: &dyn BlockWrite, terms: Terms, cut: usize) -> Ended {
+    let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let (near_out, far_out) = (Cut(near_out, cut), Cut(far_out, cut));
+    let two = NonZeroUsize::new(2).unwrap();
+    let far = || {
+        Driver::new(terms)
+            .threads(two)
+            .run_target(target, far_in, far_out)
+    };
+    run(
+        Driver::new(terms).threads(two),
+        far,
+        source,
+        (near_in, near_out),
+    )
+}
+
+/// Writes so many bytes and then no more.
+struct Cut<W>(W, usize);
+
+impl<W: Write> Write for Cut<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.1 == 0 {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let count = self.0.write(&bytes[..bytes.len().min(self.1)])?;
+        self.1 -= count;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(24))]
+
+    #[test]
+    fn disks_become_equal_over_a_pipe(world in worlds()) {
+        let terms = terms(world.source.size(), world.block);
+        let (near, far) = over_pipe(&world.source, &world.target, terms, usize::MAX);
+        let (near, far) = (near.unwrap(), far.unwrap());
+        prop_assert!(world.target.bytes() == world.source.bytes());
+        prop_assert!(world.target.is_flushed());
+        prop_assert_eq!(near, far);
+    }
+
+    #[test]
+    fn a_pipe_that_breaks_at_any_byte_is_an_error_and_the_next_one_ends_it(
+        world in worlds(), cuts in prop::collection::vec(1..60_000_usize, 1..5)
+    ) {
+        let terms = terms(world.source.size(), world.block);
+        for cut in cuts {
+            let (near, far) = over_pipe(&world.source, &world.target, terms, cut);
+            for error in [near.err(), far.err()].into_iter().flatten() {
+                prop_assert!(error.is_recoverable(), "{}", error);
+            }
+        }
+        let (near, far) = over_pipe(&world.source, &world.target, terms, usize::MAX);
+        prop_assert!(near.is_ok() && far.is_ok());
+        prop_assert!(world.target.bytes() == world.source.bytes());
+    }
+}
+
+#[test]
+fn one_tebibyte_of_holes_costs_what_its_data_costs() {
+    let size = Length::new((1 << 40) + 512);
+    let (source, target) = (MemoryDisk::new(size), MemoryDisk::new(size));
+    for at in [0, 1 << 32, 3 << 37, size.get() - 512] {
+        source.write_at(Offset::new(at), &[7; 512]).unwrap();
+    }
+    target.write_at(Offset::new(5 << 36), &[7; 512]).unwrap();
+    let terms = terms(size, BlockSize::MAX);
+    let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
+    let near = near.unwrap();
+    assert_eq!(near, far.unwrap());
+    assert_eq!(near.sent, Length::new((3 << 24) + 512));
+    // The unit is zeros on the source: it goes as one run.
+    assert_eq!(near.zeroed, Length::gib(1));
+    let mut last = [0; 512];
+    target
+        .read_at(Offset::new(size.get() - 512), &mut last)
+        .unwrap();
+    assert_eq!(last, [7; 512]);
+    target.read_at(Offset::new(5 << 36), &mut last).unwrap();
+    assert_eq!(last, [0; 512]);
+}
+
+/// 26 MiB in blocks of 4 KiB of which a third differ.
+fn disks() -> (TestDisk, TestDisk) {
+    let byte = |at: usize| (at / 4096 * 7).to_le_bytes()[0] | 1;
+    let source = filled(64 * 100, BlockSize::MIN, byte);
+    let target = filled(64 * 100, BlockSize::MIN, |at| {
+        if at / 4096 % 3 == 0 { 2 } else { byte(at) }
+    });
+    (source, target)
+}
+
+#[test]
+fn a_target_that_is_stopped_goes_on_with_what_it_saved() {
+    let (source, target) = disks();
+    let terms = terms(source.size(), BlockSize::MIN);
+    let saved: Mutex<Option<Cursor>> = Mutex::new(None);
+    let mut dice = Dice::new(8);
+    let mut stops = 0;
+    let mut hashed = Vec::new();
+    loop {
+        let limit = Length::new(dice.roll(2 << 20) as u64 + 1);
+        let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+        let mut driver = Driver::new(terms);
+        let cursor = saved.lock().unwrap().clone();
+        if let Some(cursor) = cursor {
+            driver = driver.resume(cursor);
+        }
+        let mut first = None;
+        let observe = |progress: RemoteProgress| {
+            first.get_or_insert(progress.hashed);
+            let more = progress.sent < limit || stops == 3;
+            if more {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        let save = |cursor: &Cursor| {
+            *saved.lock().unwrap() = Some(cursor.clone());
+            Ok(())
+        };
+        let far = driver.observe(observe).save(save);
+        let (near, far) = thread::scope(|scope| {
+            let near = scope.spawn(|| Driver::new(terms).run_source(&source, near_in, near_out));
+            (
+                far.run_target(&target, far_in, far_out),
+                near.join().unwrap(),
+            )
+        });
+        hashed.extend(first);
+        if near.is_ok() && far.is_ok() {
+            break;
+        }
+        let (stopped, told) = (near.unwrap_err(), far.unwrap_err());
+        assert!(matches!(stopped, Error::Stopped), "{stopped}");
+        let by_peer =
+            matches!(&told, Error::Peer { farewell } if farewell.reason == Reason::Stopped);
+        assert!(by_peer && told.is_recoverable(), "{told}");
+        stops += 1;
+    }
+    assert_eq!(stops, 3);
+    assert!(target.bytes() == source.bytes());
+    // The first began at nothing, the others with all but a part.
+    let part = Length::new(16 * 64 * 4096);
+    assert_eq!(hashed[0], Length::ZERO);
+    assert!(
+        hashed[1..]
+            .iter()
+            .all(|hashed| *hashed >= source.size().saturating_sub(part))
+    );
+}
+
+#[test]
+fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
+    let block = extent(70 * 4096, 4096);
+    let faults = [
+        (Fault::Read, Side::Source),
+        (Fault::Read, Side::Target),
+        (Fault::Map, Side::Target),
+        (Fault::Write, Side::Target),
+        (Fault::Flush, Side::Target),
+    ];
+    for (fault, side) in faults {
+        let (source, target) = disks();
+        let failing = if side == Side::Source {
+            &source
+        } else {
+            &target
+        };
+        failing.fail(
+            fault,
+            if fault == Fault::Map {
+                extent(64 * 4096, 1)
+            } else {
+                block
+            },
+        );
+        if fault == Fault::Write {
+            target.fail(Fault::Write, extent(0, 26 << 20));
+        }
+        let terms = terms(source.size(), BlockSize::MIN);
+        let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
+        let (near, far) = (near.unwrap_err(), far.unwrap_err());
+        let (own, told) = if side == Side::Source {
+            (near, far)
+        } else {
+            (far, near)
+        };
+        let named = match &own {
+            Error::Read {
+                side: at, extent, ..
+            } => *at == side && *extent == block,
+            Error::Map { side: at, .. } => *at == side && fault == Fault::Map,
+            Error::Write { .. } => fault == Fault::Write,
+            Error::Flush { .. } => fault == Fault::Flush,
+            _ => false,
+        };
+        assert!(named, "{fault:?}: {own}");
+        let disk = matches!(&told, Error::Peer { farewell } if farewell.reason == Reason::Disk);
+        assert!(disk, "{fault:?}: {told}");
+    }
+}
+
+#[test]
+fn a_panic_in_a_disk_surfaces_and_hangs_nobody() {
+    let (source, target) = disks();
+    source.fail(Fault::Panic, extent(1 << 20, 1));
+    let terms = terms(source.size(), BlockSize::MIN);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        over_pipe(&source, &target, terms, usize::MAX)
+    }));
+    assert!(panicked.is_err());
+}
+
+#[test]
+fn a_peer_that_talks_nonsense_is_told_so() {
+    let (source, _) = disks();
+    let terms = terms(source.size(), BlockSize::MIN);
+    let ((_near_in, near_out), (far_in, mut far_out)) = (pipe().unwrap(), pipe().unwrap());
+    far_out.write_all(&[0xFF; 64]).unwrap();
+    let error = Driver::new(terms)
+        .run_source(&source, far_in, near_out)
+        .unwrap_err();
+    assert!(matches!(error, Error::Undecodable(_)), "{error}");
+
+    let ((mut near_in, near_out), (far_in, mut far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let early = Message::Written { count: 1 }.encode();
+    far_out.write_all(&early.head).unwrap();
+    let error = Driver::new(terms)
+        .run_source(&source, far_in, near_out)
+        .unwrap_err();
+    assert!(matches!(error, Error::Violation { .. }), "{error}");
+    let mut told = Vec::new();
+    near_in.read_to_end(&mut told).unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("it is not its turn"));
+}
+
+#[test]
+fn a_disk_of_another_size_is_refused_before_anything_is_said() {
+    let (source, _) = disks();
+    let terms = terms(Length::mib(1), BlockSize::MIN);
+    let error = Driver::new(terms)
+        .run_source(&source, io::empty(), io::sink())
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::OtherDisk {
+                side: Side::Source,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[cfg(feature = "blake3")]
+#[test]
+fn blake3_is_spoken_where_both_ends_chose_it() {
+    use afterimage_resync::Algorithm;
+    let (source, target) = disks();
+    let sha = terms(source.size(), BlockSize::MIN);
+    let algorithm = Algorithm::Blake3;
+    let terms = Terms { algorithm, ..sha };
+    let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
+    assert_eq!(near.unwrap(), far.unwrap());
+    assert!(target.bytes() == source.bytes());
+
+    let abc = Algorithm::Blake3.block(b"abc");
+    let known = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+    assert_eq!(format!("{abc:?}"), known);
+
+    let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let far = || Driver::new(sha).run_target(&target, far_in, far_out);
+    let (near, far) = run(Driver::new(terms), far, &source, (near_in, near_out));
+    let parted = |ended: Result<RemoteProgress>| match ended.unwrap_err() {
+        Error::OtherTerms { .. } => true,
+        Error::Peer { farewell } => farewell.reason == Reason::OtherTerms,
+        _ => false,
+    };
+    assert!(parted(near) && parted(far));
+}
