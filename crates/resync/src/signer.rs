@@ -69,6 +69,17 @@ impl<'d, D: Digest> Signer<'d, D> {
         })
     }
 
+    /// With what the disk said before of a run of data.
+    pub(crate) fn knowing(self, data: Option<Extent>) -> Self {
+        let spans = self.spans.knowing(data);
+        Self { spans, ..self }
+    }
+
+    /// The run of data that the disk told last, if it did.
+    pub(crate) fn known_data(&self) -> Option<Extent> {
+        self.spans.known_data()
+    }
+
     /// The end of the last block that was signed.
     pub const fn cursor(&self) -> Offset {
         self.cursor

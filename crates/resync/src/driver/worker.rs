@@ -1,7 +1,7 @@
 //! Work on a disk.
 
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, Zeroing};
@@ -21,6 +21,9 @@ pub(super) struct Disk<'d> {
     /// The disk once more, if it is the target's.
     writer: Option<&'d dyn BlockWrite>,
     terms: Terms,
+    /// A run of data that the disk told of. Filesystems may take long to find the next hole, so that
+    /// to ask for each unit would cost more than the unit.
+    known_data: Mutex<Option<Extent>>,
 }
 
 /// Does work until there is no more to come.
@@ -56,6 +59,7 @@ impl<'d> Disk<'d> {
             reader: disk,
             writer: None,
             terms,
+            known_data: Mutex::default(),
         };
         source.check_size().map(|()| source)
     }
@@ -65,6 +69,7 @@ impl<'d> Disk<'d> {
             reader: disk,
             writer: Some(disk),
             terms,
+            known_data: Mutex::default(),
         };
         target.check_size().map(|()| target)
     }
@@ -138,10 +143,19 @@ impl<'d> Disk<'d> {
     fn hash_by<D: Digest>(&self, extent: Extent) -> Result<Vec<Node>> {
         let grid = self.terms.grid;
         let scope = Scope::new(grid.size(), grid.block_size(), &ExtentSet::from(extent))?;
-        let signer = Signer::<D>::new(self.reader, scope, extent.start())?;
-        signer
+        let known = *self.known_data();
+        let mut signer = Signer::<D>::new(self.reader, scope, extent.start())?.knowing(known);
+        let blocks = signer
+            .by_ref()
             .map(|signed| signed.map(|(_, signature)| node_of(&signature)))
-            .collect()
+            .collect();
+        *self.known_data() = signer.known_data();
+        blocks
+    }
+
+    fn known_data(&self) -> MutexGuard<'_, Option<Extent>> {
+        let known = self.known_data.lock();
+        known.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read(&self, extent: Extent) -> Result<Bytes> {

@@ -69,7 +69,7 @@ impl<W: Write> Write for Cut<W> {
 }
 
 proptest! {
-    #![proptest_config(cases(24))]
+    #![proptest_config(cases(12))]
 
     #[test]
     fn disks_become_equal_over_a_pipe(world in worlds()) {
@@ -195,32 +195,22 @@ fn a_target_that_is_stopped_goes_on_with_what_it_saved() {
 
 #[test]
 fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
-    let block = extent(70 * 4096, 4096);
+    let (block, all) = (extent(70 * 4096, 4096), extent(0, 64 * 100 * 4096));
     let faults = [
-        (Fault::Read, Side::Source),
-        (Fault::Read, Side::Target),
-        (Fault::Map, Side::Target),
-        (Fault::Write, Side::Target),
-        (Fault::Flush, Side::Target),
+        (Fault::Read, Side::Source, block),
+        (Fault::Read, Side::Target, block),
+        (Fault::Map, Side::Target, extent(0, 1)),
+        (Fault::Write, Side::Target, all),
+        (Fault::Flush, Side::Target, all),
     ];
-    for (fault, side) in faults {
+    for (fault, side, at) in faults {
         let (source, target) = disks();
         let failing = if side == Side::Source {
             &source
         } else {
             &target
         };
-        failing.fail(
-            fault,
-            if fault == Fault::Map {
-                extent(64 * 4096, 1)
-            } else {
-                block
-            },
-        );
-        if fault == Fault::Write {
-            target.fail(Fault::Write, extent(0, 26 << 20));
-        }
+        failing.fail(fault, at);
         let terms = terms(source.size(), BlockSize::MIN);
         let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
         let (near, far) = (near.unwrap_err(), far.unwrap_err());
@@ -242,6 +232,16 @@ fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
         let disk = matches!(&told, Error::Peer { farewell } if farewell.reason == Reason::Disk);
         assert!(disk, "{fault:?}: {told}");
     }
+}
+
+#[test]
+fn a_dense_disk_is_not_asked_for_its_holes_at_each_unit() {
+    let (source, _) = disks();
+    let target = source.clone();
+    let terms = terms(source.size(), BlockSize::MIN);
+    let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
+    assert!(near.is_ok() && far.is_ok());
+    assert!(source.maps() < 10 && target.maps() < 10, "of 100 units");
 }
 
 #[test]
