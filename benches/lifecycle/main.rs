@@ -15,14 +15,14 @@
 //!
 //! # Figures
 //!
-//! Speed as a multiple of `cp`'s: medians of 5 rounds, median (and range) of four to nine runs on 2
+//! Speed as a multiple of `cp`'s: medians of 5 rounds, median (and range) of four to eight runs on 2
 //! cores that others used as well, tmpfs, 2026-11-24, `cargo bench -p benches --bench lifecycle`. `cp`
 //! uses one core, so that these depend on what the other one does meanwhile.
 //!
 //! | | |
 //! | --- | --- |
 //! | first replication | 1.06 (0.67-1.24) |
-//! | delta in writes of 4 KiB | 0.27 (0.24-0.38) |
+//! | delta in writes of 4 KiB | 0.29 (0.24-0.38) |
 //! | delta in writes of 64 KiB | 0.26 (0.15-0.56) |
 //! | failover | 0.68 (0.51-1.19) |
 //! | failover after a delta of 64 MiB in writes of 4 KiB | 0.30 (0.21-0.40) |

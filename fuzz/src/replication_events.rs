@@ -220,7 +220,7 @@ impl World {
             Task::Copy => Event::Copied,
             Task::Ship if how.is_multiple_of(8) => Event::LogUnreadable { disk: how.into() },
             Task::Ship => Event::Shipped,
-            Task::Resync => Event::Resynchronized,
+            Task::Resync => Event::Resynchronized { left: Vec::new() },
             Task::Prepare => Event::Prepared,
             Task::Barrier => unreachable!("a barrier is no transfer"),
         }
@@ -338,7 +338,7 @@ fn answered(event: &Event) -> Option<Task> {
         Event::BarrierReached(_) | Event::Quiet => Some(Task::Barrier),
         Event::Copied => Some(Task::Copy),
         Event::Shipped | Event::LogUnreadable { .. } => Some(Task::Ship),
-        Event::Resynchronized => Some(Task::Resync),
+        Event::Resynchronized { .. } => Some(Task::Resync),
         Event::Prepared => Some(Task::Prepare),
         Event::Failed { task, .. } => Some(*task),
         _ => None,
@@ -410,7 +410,7 @@ impl Stray {
             Self::Quiet => Event::Quiet,
             Self::Copied => Event::Copied,
             Self::Shipped => Event::Shipped,
-            Self::Resynchronized => Event::Resynchronized,
+            Self::Resynchronized => Event::Resynchronized { left: Vec::new() },
             Self::Prepared => Event::Prepared,
             Self::LogsGrew(lengths) => {
                 Event::LogsGrew(lengths.iter().map(|length| Length::new(*length)).collect())

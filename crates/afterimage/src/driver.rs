@@ -29,6 +29,8 @@ pub(crate) enum Command {
 /// What a task came to.
 pub(crate) enum Done {
     Event(Event),
+    /// A transfer's answer, and what the owner hears of it once the machine has.
+    Transferred(Event, Option<Notice>),
     /// What came of a barrier, and the digests that the next logs name as their predecessors.
     Barrier(Event, Vec<ContentDigest>),
     Claimed(Claimed),
@@ -113,8 +115,13 @@ impl Driver {
     }
 
     fn note(&mut self, done: Done) -> Result<()> {
+        let mut told = None;
         let event = match done {
             Done::Event(event) => event,
+            Done::Transferred(event, notice) => {
+                told = notice;
+                event
+            }
             Done::Barrier(event, predecessors) => {
                 self.predecessors = predecessors;
                 event
@@ -132,7 +139,11 @@ impl Driver {
         };
         tracing::debug!(?event);
         let actions = self.machine.handle(event, self.now());
-        self.carry_out(actions)
+        self.carry_out(actions)?;
+        if let Some(notice) = told {
+            self.shared.tell(notice);
+        }
+        Ok(())
     }
 
     /// Looks at the open logs: they may outgrow their share of the disks between two barriers.
@@ -202,20 +213,21 @@ impl Driver {
             }
             Action::Barrier(barrier) => self.spawn(Task::Barrier, reach(shared, barrier)),
             Action::Copy { base, point } => self.transfer(Task::Copy, |writer| async move {
-                transfer::copy(&shared, &writer, base, point, report).await?;
-                Ok(Done::Event(Event::Copied))
+                let (event, notice) = transfer::copy(&shared, &writer, base, point, report).await?;
+                Ok(Done::Transferred(event, notice))
             }),
             Action::Ship(shipment) => self.transfer(Task::Ship, |writer| async move {
-                let event = transfer::ship(&shared, &writer, shipment, report).await?;
-                Ok(Done::Event(event))
+                let (event, notice) = transfer::ship(&shared, &writer, shipment, report).await?;
+                Ok(Done::Transferred(event, notice))
             }),
             Action::Resync {
                 sequence,
                 scopes,
                 reason,
             } => self.transfer(Task::Resync, |writer| async move {
-                transfer::resync(&shared, &writer, sequence, scopes, reason, report).await?;
-                Ok(Done::Event(Event::Resynchronized))
+                let resynced = transfer::resync(&shared, &writer, sequence, scopes, reason, report);
+                let (event, notice) = resynced.await?;
+                Ok(Done::Transferred(event, notice))
             }),
             Action::Prepare => {
                 let through = self.machine.durable().unwrap_or_default();

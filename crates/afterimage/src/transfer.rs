@@ -4,9 +4,10 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, ContentDigest, Epoch, Extent, Length, RunKind, Sequence, SessionId, Timestamp,
+    BlockRead, ContentDigest, Epoch, Extent, ExtentSet, Length, Offset, RunKind, Sequence,
+    SessionId, Timestamp, free_space,
 };
-use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_changelog::{Error as LogError, FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_replication::{Event, Position, PrimaryReport, ResyncReason, Role, Scope, Shipment};
 use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage, Summary};
 use afterimage_store::{
@@ -23,6 +24,9 @@ use crate::{Clock, Error, Result};
 
 /// Signatures that are fetched for one step of a comparison.
 const SIGNATURES: usize = 256;
+
+/// What a transfer tells the machine, and then its owner.
+pub(crate) type Outcome = (Event, Option<Notice>);
 
 /// A replica that is ours.
 pub(crate) struct Claimed {
@@ -90,7 +94,7 @@ fn check_room(shared: &Shared, store: &Store) -> Result<()> {
 /// The bytes of a disk that are not holes.
 fn stored(disk: &dyn BlockRead) -> Result<Length> {
     let mut data = Length::ZERO;
-    let mut at = afterimage_block::Offset::ZERO;
+    let mut at = Offset::ZERO;
     while let Some(run) = disk.next_run(at)? {
         at = run.extent.end();
         if run.kind == RunKind::Data {
@@ -115,7 +119,7 @@ pub(crate) async fn copy(
     base: Sequence,
     point: Option<Timestamp>,
     report: PrimaryReport,
-) -> Result<()> {
+) -> Result<Outcome> {
     let snapshots = shared.generations.snapshots();
     let mut roots = Vec::new();
     let mut sent = Length::ZERO;
@@ -134,14 +138,12 @@ pub(crate) async fn copy(
     let state = shared.kept(Role::Replica, report);
     let recovery = point.map(|time| recovery_point(base, time));
     writer.publish_base(base, roots, recovery, &state).await?;
-    if let Some(time) = point {
-        shared.tell(Notice::RecoveryPoint {
-            sequence: base,
-            time,
-            sent,
-        });
-    }
-    Ok(())
+    let notice = point.map(|time| Notice::RecoveryPoint {
+        sequence: base,
+        time,
+        sent,
+    });
+    Ok((Event::Copied, notice))
 }
 
 async fn copy_disk(
@@ -181,7 +183,7 @@ pub(crate) async fn ship(
     writer: &Writer,
     shipment: Shipment,
     report: PrimaryReport,
-) -> Result<Event> {
+) -> Result<Outcome> {
     let job = shared.job(JobKind::Delta, shipment.sequence.to_string());
     let shipped = try_ship(shared, writer, &shipment, report).await;
     job.end(shipped)
@@ -192,7 +194,7 @@ async fn try_ship(
     writer: &Writer,
     shipment: &Shipment,
     report: PrimaryReport,
-) -> Result<Event> {
+) -> Result<Outcome> {
     let mut logs = Vec::new();
     let mut predecessors = Vec::new();
     for (number, disk) in shared.generations.disks.iter().enumerate() {
@@ -202,7 +204,7 @@ async fn try_ship(
                 Ok(log) => Some(log),
                 Err(error) => {
                     tracing::error!(%error, sequence = %shipment.sequence, "a log is unreadable");
-                    return Ok(Event::LogUnreadable { disk: number });
+                    return Ok((Event::LogUnreadable { disk: number }, None));
                 }
             }
         } else {
@@ -233,14 +235,15 @@ async fn try_ship(
         .publish(&publication, &shared.kept(Role::Replica, report))
         .await?;
     if shipment.point {
-        shared.tell(Notice::RecoveryPoint {
+        let notice = Notice::RecoveryPoint {
             sequence: shipment.sequence,
             time: shipment.time,
             sent,
-        });
+        };
         retain(shared, writer).await;
+        return Ok((Event::Shipped, Some(notice)));
     }
-    Ok(Event::Shipped)
+    Ok((Event::Shipped, None))
 }
 
 async fn open_log(disk: &Disk, sequence: Sequence) -> Result<SealedLog> {
@@ -264,14 +267,14 @@ pub(crate) async fn resync(
     scopes: Vec<Scope>,
     reason: ResyncReason,
     report: PrimaryReport,
-) -> Result<()> {
+) -> Result<Outcome> {
     let manifest = writer.replica().existing().await?;
     let last = manifest.last().ok_or_else(|| {
         afterimage_store::Error::Refused("the replica has no base to compare with".into())
     })?;
     let point = writer.replica().open_point(last).await?;
     let mut total = Summary::default();
-    let mut logs = Vec::new();
+    let (mut logs, mut left) = (Vec::new(), Vec::new());
     for (number, (scope, replica)) in scopes.iter().zip(&point.disks).enumerate() {
         let name = shared
             .disks
@@ -281,8 +284,9 @@ pub(crate) async fn resync(
         let mut job = shared.job(JobKind::Resynchronize, name);
         let compared =
             resync_disk(shared, writer, number, sequence, scope, replica, &mut job).await;
-        let (log, summary) = job.end(compared)?;
+        let (log, summary, rest) = job.end(compared)?;
         logs.push(log);
+        left.push(rest.into());
         total.compared = total.compared.saturating_add(summary.compared);
         total.sent = total.sent.saturating_add(summary.sent);
     }
@@ -298,13 +302,12 @@ pub(crate) async fn resync(
     writer
         .publish(&publication, &shared.kept(Role::Replica, report))
         .await?;
-    shared.generations.discard(&[sequence]);
-    shared.tell(Notice::Resync {
+    let notice = Notice::Resync {
         reason,
         compared: total.compared,
         sent: total.sent,
-    });
-    Ok(())
+    };
+    Ok((Event::Resynchronized { left }, Some(notice)))
 }
 
 async fn resync_disk(
@@ -315,7 +318,7 @@ async fn resync_disk(
     scope: &Scope,
     replica: &Arc<PointDisk>,
     job: &mut RunningJob<'_>,
-) -> Result<(Option<LogObject>, Summary)> {
+) -> Result<(Option<LogObject>, Summary, ExtentSet)> {
     let size = replica.size();
     let doubtful = scope.extents(size);
     let Some(disk) = shared
@@ -324,25 +327,36 @@ async fn resync_disk(
         .get(number)
         .filter(|_| !doubtful.is_empty())
     else {
-        return Ok((None, Summary::default()));
+        return Ok((None, Summary::default(), ExtentSet::new()));
     };
-    let mut differences = differences_log(disk, size, sequence, writer.epoch())?;
+    let mut differences = differences_log(shared, disk, sequence, writer.epoch())?;
+    let mut left = ExtentSet::new();
     let session = Session::of(size, BlockSize::default(), &doubtful)?;
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut comparer: Comparer = Comparer::new(session).threads(threads);
     while let Some(next) = comparer.next_in_doubt() {
         let signatures = signatures(replica, next).await?;
         let source = Arc::clone(&disk.tracked);
-        (comparer, differences) = blocking(move || {
+        let compared;
+        (comparer, differences, compared) = blocking(move || {
             let first = comparer.session().grid().index_at(next.start());
             let page = SignaturePage::new(first, &signatures);
-            comparer.compare::<Error>(source.as_ref(), page, |change| {
+            let compared = comparer.compare::<Error>(source.as_ref(), page, |change| {
                 differences.append(change, Clock::timestamp())?;
                 Ok(())
-            })?;
-            Ok((comparer, differences))
+            });
+            Ok((comparer, differences, compared))
         })
         .await?;
+        match compared {
+            Err(Error::Log(LogError::OverQuota { .. } | LogError::IndexFull { .. }))
+                if differences.records() > 0 =>
+            {
+                left = not_before(doubtful, next.start());
+                break;
+            }
+            compared => compared?,
+        }
         let progress = comparer.session().progress();
         job.progress(Progress {
             done: progress.summary.compared,
@@ -352,27 +366,38 @@ async fn resync_disk(
     }
     let summary = comparer.session().summary();
     let sealed = blocking(move || Ok(differences.seal(ContentDigest::NONE)?)).await?;
-    Ok((Some(writer.put_log(number, &sealed).await?), summary))
+    let log = writer.put_log(number, &sealed).await?;
+    // At once, so that the next disk's differences find the room that these took.
+    shared.generations.discard(&[sequence]);
+    Ok((Some(log), summary, left))
 }
 
-/// The log that the differences of one disk go to.
+/// The part of `extents` that starts at or after `offset`.
+fn not_before(mut extents: ExtentSet, offset: Offset) -> ExtentSet {
+    if let Some(before) = Extent::between(Offset::ZERO, offset) {
+        extents.remove(before);
+    }
+    extents
+}
+
+/// The log that the differences of one disk go to. It may take half of what is free: writes are logged
+/// meanwhile, and what does not fit takes another pass.
 fn differences_log(
+    shared: &Shared,
     disk: &Disk,
-    disk_size: Length,
     sequence: Sequence,
     epoch: Epoch,
 ) -> Result<FileWriter> {
     let header = LogHeader {
         disk: disk.id,
-        disk_size,
+        disk_size: disk.tracked.size(),
         epoch,
         first: sequence,
         last: sequence,
         created: Clock::timestamp(),
     };
-    let mut options = WriterOptions::default();
-    // As many as there are differences: nothing can rotate this log.
-    options.pieces_max = usize::MAX;
+    let free = free_space(shared.folder.scratch())?;
+    let options = WriterOptions::default().with_quota(Length::new(free.get() / 2));
     Ok(FileWriter::create(
         &disk.log_path(sequence),
         header,

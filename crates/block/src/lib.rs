@@ -56,6 +56,7 @@ mod memory;
 mod offset;
 mod raw;
 mod snapshot;
+mod space;
 mod tracked;
 
 pub use device::{BlockRead, BlockWrite, Change, Run, RunKind, SECTOR, Zeroing, check_range};
@@ -70,6 +71,7 @@ pub use memory::MemoryDisk;
 pub use offset::{Length, Offset, ParseLengthError};
 pub use raw::{Access, RawDisk};
 pub use snapshot::Snapshot;
+pub use space::free_space;
 pub use tracked::{
     Barrier, ChangeSink, Finished, Generation, MapOnly, Outcome, SinkError, TrackedDisk, WriteGate,
 };

@@ -139,8 +139,13 @@ pub enum Event {
     Copied,
     /// The delta in transit is durable at the replica and published.
     Shipped,
-    /// What was in doubt is compared, and what differed is durable at the replica and published.
-    Resynchronized,
+    /// What was in doubt is compared, all of it or a first part, and what differed is durable at the
+    /// replica and published.
+    Resynchronized {
+        /// What is still in doubt, for each disk, because the log of differences had no room for more:
+        /// another pass goes on with it.
+        left: Vec<Scope>,
+    },
     /// The replica knows that the last delta is there.
     Prepared,
     /// The open logs have grown to these lengths, one for each disk.
@@ -174,7 +179,7 @@ impl Event {
             Self::Claimed { .. } => Some(Task::Claim),
             Self::Copied => Some(Task::Copy),
             Self::Shipped | Self::LogUnreadable { .. } => Some(Task::Ship),
-            Self::Resynchronized => Some(Task::Resync),
+            Self::Resynchronized { .. } => Some(Task::Resync),
             Self::Prepared => Some(Task::Prepare),
             _ => None,
         }

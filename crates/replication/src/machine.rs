@@ -204,7 +204,9 @@ impl Machine {
             (_, Event::Quiet) => self.quiet(now),
             (Phase::Copying(_), Event::Copied) => self.copied(),
             (_, Event::Shipped) => self.shipped(),
-            (Phase::Resyncing { .. }, Event::Resynchronized) => self.resynchronized(now),
+            (Phase::Resyncing { .. }, Event::Resynchronized { left }) => {
+                self.resynchronized(&left, now)
+            }
             (Phase::Delta, Event::Prepared) => {
                 self.phase = Phase::Prepared;
                 Vec::new()
@@ -225,7 +227,7 @@ impl Machine {
                 self.require_resync(ResyncReason::ChangedUntracked)
             }
             (_, Event::Failed { task, failure }) => self.failed(task, failure, now),
-            (_, Event::Copied | Event::Resynchronized | Event::Prepared) => Vec::new(),
+            (_, Event::Copied | Event::Resynchronized { .. } | Event::Prepared) => Vec::new(),
         }
     }
 
@@ -283,7 +285,14 @@ impl Machine {
         let behind = self.durable.is_some_and(|durable| at < durable);
         self.durable = Some(at);
         let mut actions = self.discard_through(at);
-        if matches!(&self.phase, Phase::Resyncing { sequence, .. } if at >= *sequence) {
+        if let Phase::Resyncing {
+            sequence, scopes, ..
+        } = &mut self.phase
+            && at >= *sequence
+        {
+            // The differences are there, but whether they are all was in the answer that was lost.
+            let scopes = std::mem::take(scopes);
+            self.doubt_again(&scopes);
             self.end_resync();
         }
         if behind {
@@ -359,10 +368,14 @@ impl Machine {
         Vec::new()
     }
 
-    fn note_losses(&mut self, reached: &BarrierReached) {
-        for (doubt, dropped) in self.doubt.iter_mut().zip(&reached.dropped) {
-            doubt.merge(dropped);
+    fn doubt_again(&mut self, scopes: &[Scope]) {
+        for (doubt, scope) in self.doubt.iter_mut().zip(scopes) {
+            doubt.merge(scope);
         }
+    }
+
+    fn note_losses(&mut self, reached: &BarrierReached) {
+        self.doubt_again(&reached.dropped);
         for (doubt, ended) in self.doubt.iter_mut().zip(&reached.disks) {
             if let Ended::Lost(scope) = ended {
                 doubt.merge(scope);
@@ -489,10 +502,11 @@ impl Machine {
         Vec::new()
     }
 
-    fn resynchronized(&mut self, now: Time) -> Vec<Action> {
+    fn resynchronized(&mut self, left: &[Scope], now: Time) -> Vec<Action> {
         if let Phase::Resyncing { sequence, .. } = self.phase {
             self.durable = Some(sequence);
         }
+        self.doubt_again(left);
         self.end_resync();
         self.next_barrier = now;
         Vec::new()
@@ -525,6 +539,10 @@ impl Machine {
             // A snapshot grows for as long as it is held; the next attempt takes a new one.
             copying.snapshot = None;
             actions.push(Action::ReleaseSnapshot);
+        }
+        if task == Task::Resync {
+            // The differences may be published and only the answer lost: a claim tells.
+            self.lanes.claimed = false;
         }
         actions.extend(self.retry_or_give_up(task, failure, started, now));
         actions

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use afterimage_block::Length;
+use afterimage_block::{Length, free_space};
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -158,20 +158,13 @@ impl Store {
     /// The free space of a store in a local folder; `None` elsewhere, where nobody tells.
     ///
     /// # Errors
-    /// [`Error::Folder`].
+    /// [`Error::Disk`].
     pub fn available(&self) -> Result<Option<Length>> {
         let Cas::Locked(_, lock) = &self.cas else {
             return Ok(None);
         };
         let folder = lock.parent().unwrap_or(lock);
-        let space = rustix::fs::statvfs(folder).map_err(|errno| Error::Folder {
-            operation: "measure the free space of",
-            path: folder.display().to_string(),
-            source: errno.into(),
-        })?;
-        Ok(Some(Length::new(
-            space.f_bavail.saturating_mul(space.f_frsize),
-        )))
+        Ok(Some(free_space(folder)?))
     }
 
     /// The replica called `name`, which may not exist yet.

@@ -9,12 +9,15 @@ mod world;
 use random::Random;
 use world::World;
 
+/// `AFTERIMAGE_SEEDS` asks for more.
 const SEEDS: u64 = 80;
 const STEPS: usize = 600;
 
 #[test]
 fn points_are_barriers_and_faults_that_stop_are_forgotten() {
-    for seed in 0..SEEDS {
+    let seeds = std::env::var("AFTERIMAGE_SEEDS");
+    let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
+    for seed in 0..seeds {
         let mut world = World::new(Random::new(seed));
         for _ in 0..STEPS {
             world.step();
@@ -48,6 +51,7 @@ fn the_faults_that_the_model_can_make_all_happen() {
         "resync",
         "resnapshot",
         "second pass",
+        "partial resync",
         "suspend",
         "stop",
         "point",

@@ -323,8 +323,8 @@ impl World {
                 sequence, scopes, ..
             } => {
                 self.mark("resync");
-                self.resync(sequence, &scopes);
-                Some(Event::Resynchronized)
+                let left = self.resync(sequence, &scopes);
+                Some(Event::Resynchronized { left })
             }
             Action::Prepare => {
                 let images = self.replica.images.as_ref();
@@ -431,8 +431,15 @@ impl World {
         Some(Event::Copied)
     }
 
-    /// Reads one part of the scope now and the other after more writes.
-    fn resync(&mut self, sequence: Sequence, scopes: &[Scope]) {
+    /// Reads one part of the scope now and the other after more writes. At times there is room for a
+    /// first part only.
+    fn resync(&mut self, sequence: Sequence, scopes: &[Scope]) -> Vec<Scope> {
+        let mut left = vec![BTreeSet::new(); DISKS];
+        let room = if self.faults && self.random.chance(20) {
+            3
+        } else {
+            DISKS * BLOCKS
+        };
         let size = Length::new(BLOCKS as u64 * BLOCK);
         let mut logs: Vec<Option<Log>> = vec![Some(Log::new()); DISKS];
         for disk in 0..DISKS {
@@ -443,6 +450,11 @@ impl World {
                     }
                     let block = usize::try_from(piece.start().get() / BLOCK).expect("small");
                     let log = logs[disk].as_mut().expect("made above");
+                    if log.len() >= room {
+                        left[disk].insert(block);
+                        self.mark("partial resync");
+                        continue;
+                    }
                     log.push((block, self.disks[disk][block]));
                 }
             }
@@ -451,6 +463,7 @@ impl World {
         if !self.machine.doubt().iter().all(Scope::is_nothing) {
             self.mark("second pass");
         }
+        left.iter().map(scope).collect()
     }
 
     /// A store takes logs in sequence, except after a loss, and then makes no point of them.
