@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use afterimage_block::{ContentDigest, Length, Sequence, Timestamp};
 use afterimage_replication::{
-    Action, Barrier, Event, Failure, Machine, PrimaryReport, Report, Request, State, Task,
+    Action, Barrier, Event, Failure, Health, Machine, PrimaryReport, Report, Request, State, Task,
 };
 use afterimage_retry::Time;
 use afterimage_store::Writer;
@@ -202,7 +202,7 @@ impl Driver {
 
     fn act(&mut self, action: Action) {
         let shared = Arc::clone(&self.shared);
-        let report = self.report();
+        let report = self.report(&action);
         match action {
             Action::Claim => {
                 let (known, has_base) = (self.machine.durable(), self.machine.has_base());
@@ -213,6 +213,12 @@ impl Driver {
             }
             Action::Barrier(barrier) => self.spawn(Task::Barrier, reach(shared, barrier)),
             Action::Copy { base, point } => self.transfer(Task::Copy, |writer| async move {
+                // An idle machine has nothing to report for a long time after this.
+                let report = PrimaryReport {
+                    state: State::Replicating,
+                    health: Health::Normal,
+                    ..report
+                };
                 let (event, notice) = transfer::copy(&shared, &writer, base, point, report).await?;
                 Ok(Done::Transferred(event, notice))
             }),
@@ -250,12 +256,16 @@ impl Driver {
             .spawn_blocking(move || shared.generations.discard(&sequences));
     }
 
-    /// How the machine sees itself, for its replica.
-    fn report(&self) -> PrimaryReport {
+    /// How the machine sees itself, for its replica to keep once it has what `action` brings.
+    fn report(&self, action: &Action) -> PrimaryReport {
+        let brought = match action {
+            Action::Ship(shipment) => shipment.sequence,
+            _ => Sequence::ZERO,
+        };
         PrimaryReport {
             state: self.machine.state(),
             health: self.machine.health(),
-            pending: self.machine.unshipped_bytes(),
+            pending: self.machine.unshipped_bytes_after(brought),
             interval_secs: self.machine.policy().interval.as_secs(),
             time: Timestamp::from(std::time::SystemTime::now()),
         }

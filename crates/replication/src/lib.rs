@@ -56,6 +56,7 @@ mod policy;
 mod replica;
 mod scope;
 mod state;
+mod view;
 
 pub use action::{Action, Barrier, Report, Shipment};
 pub use event::{
