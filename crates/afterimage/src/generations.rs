@@ -10,6 +10,7 @@ use afterimage_block::{
 };
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_replication::{Barrier, BarrierReached, Ended, Event, Scope, Tracking};
+use afterimage_resync::BlockSize;
 
 use crate::state::{Fingerprint, SavedDisk, StateFolder};
 use crate::{Clock, Error, Result};
@@ -480,7 +481,8 @@ impl Disk {
         }
     }
 
-    /// What the logs of these generations hold.
+    /// What the logs of these generations hold, in whole blocks of the comparison to come: finer
+    /// extents would only make the saved state larger.
     fn dropped(&self, sequences: &[Sequence]) -> Scope {
         let mut scope = Scope::NOTHING;
         for sequence in sequences {
@@ -490,11 +492,19 @@ impl Disk {
             }
             let extents = SealedLog::open(&path).and_then(|log| log.extents());
             scope.merge(&match extents {
-                Ok(extents) => Scope::Extents(extents.into()),
+                Ok(extents) => Scope::Extents(self.in_blocks(&extents)),
                 Err(_) => Scope::Everything,
             });
         }
         scope
+    }
+
+    fn in_blocks(&self, extents: &[Extent]) -> ExtentSet {
+        let (block, size) = (BlockSize::default().length(), self.raw.size());
+        let blocks = extents.iter();
+        blocks
+            .map(|extent| extent.aligned_out(block, size))
+            .collect()
     }
 }
 
