@@ -1,140 +1,12 @@
 //! What bad input gets: an error that says what to do, or a resynchronization; never a lost write.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use afterimage::block::{BlockWrite, Length, Offset, RawDisk};
-use afterimage::{
-    Clock, Error, Failover, Notice, PointSelector, Policy, ProtectedMachine, Protection, Replica,
-    ResyncReason, Schedule, Store, fail_over,
-};
-use tempfile::TempDir;
-use tokio::sync::broadcast::Receiver;
+use afterimage::block::{Access, BlockWrite, Offset, RawDisk};
+use afterimage::{Error, Failover, Notice, PointSelector, Protection, ResyncReason, fail_over};
 
-struct Fixture(TempDir);
-
-impl Fixture {
-    /// A folder with a disk of 4 MiB in it.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let fixture = Self(folder);
-        fixture.disk("disk");
-        fixture
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn disk(&self, name: &str) -> PathBuf {
-        let path = self.path(&format!("{name}.raw"));
-        RawDisk::create(&path, Length::mib(4)).unwrap();
-        path
-    }
-
-    /// Machine `name` with one disk, an interval of a tenth of a second, and a state folder of its
-    /// own.
-    fn protection(&self, name: &str, disk: &Path) -> Protection {
-        let second = Duration::from_secs(1);
-        let policy = Policy {
-            interval: second,
-            retry: Schedule::fixed([second], second).unwrap(),
-            ..Policy::default()
-        };
-        let replica = self.path("replica").display().to_string();
-        Protection::new(name.parse().unwrap(), vec![disk.into()], replica)
-            .state_folder(self.path(&format!("{name}.state")))
-            .clock(Clock::accelerated(10))
-            .policy(policy)
-    }
-
-    fn vm(&self) -> Protection {
-        self.protection("vm", &self.path("disk.raw"))
-    }
-
-    async fn replica(&self) -> Replica {
-        let url = self.path("replica").display().to_string();
-        let store = Store::open_existing(&url).await.unwrap();
-        store.replica("vm".parse().unwrap())
-    }
-
-    /// Protects the machine until it has a recovery point, and stops it.
-    async fn protect_once(&self) {
-        let (machine, mut notices) = self.vm().start().await.unwrap();
-        write(&machine, 1);
-        until(&mut notices, is_point).await;
-        assert!(machine.stop().await.unwrap());
-    }
-
-    /// The replica must be what the disk is.
-    async fn assert_replicated(&self) {
-        let out = self.path("out");
-        let replica = self.replica().await;
-        fail_over(
-            &replica,
-            Failover::Planned,
-            PointSelector::Latest,
-            &out,
-            |_, _| (),
-        )
-        .await
-        .unwrap();
-        let (disk, image) = (
-            fs::read(self.path("disk.raw")),
-            fs::read(out.join("disk.raw")),
-        );
-        assert!(disk.unwrap() == image.unwrap(), "disk and replica differ");
-    }
-
-    fn manifest(&self) -> PathBuf {
-        self.path("replica/machines/vm/manifest.json")
-    }
-
-    /// The file with this ending under `folder`.
-    fn find(&self, folder: &str, ending: &str) -> PathBuf {
-        let mut folders = vec![self.path(folder)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.display().to_string().ends_with(ending) {
-                    return path;
-                }
-            }
-        }
-        panic!("no file *{ending}");
-    }
-}
-
-fn write(machine: &ProtectedMachine, value: u8) {
-    let at = Offset::new(4096 * u64::from(value));
-    machine.disks()[0].write_at(at, &[value; 4096]).unwrap();
-}
-
-fn is_point(notice: &Notice) -> bool {
-    matches!(notice, Notice::RecoveryPoint { .. })
-}
-
-async fn until(notices: &mut Receiver<Notice>, awaited: impl Fn(&Notice) -> bool) -> Notice {
-    let awaited = async {
-        loop {
-            let notice = notices.recv().await.unwrap();
-            if awaited(&notice) {
-                return notice;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), awaited)
-        .await
-        .unwrap()
-}
+use crate::fixture::{Fixture, is_point, until, write};
 
 /// Starts the machine; it must become Critical and say why, while the guest's writes go on.
 async fn problem(protection: Protection) -> String {
@@ -343,13 +215,10 @@ async fn a_failover_overwrites_nothing() {
 async fn a_disk_changed_while_nothing_tracked_it_is_compared() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
-    RawDisk::open(
-        fixture.path("disk.raw"),
-        afterimage::block::Access::ReadWrite,
-    )
-    .unwrap()
-    .write_at(Offset::new(1 << 20), &[7; 512])
-    .unwrap();
+    RawDisk::open(fixture.path("disk.raw"), Access::ReadWrite)
+        .unwrap()
+        .write_at(Offset::new(1 << 20), &[7; 512])
+        .unwrap();
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
     until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
     assert!(machine.stop().await.unwrap());

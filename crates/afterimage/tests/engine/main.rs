@@ -1,0 +1,10 @@
+//! The engine on real files: what bad input gets, and what its owner can ask of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod fixture;
+mod refusals;
+mod requests;

@@ -1,0 +1,151 @@
+//! What the owner of a machine asks of it, and of its replica.
+
+use std::fs;
+
+use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
+use afterimage::{
+    Clock, Error, Failover, Notice, PointSelector, Policy, Protection, Request, ResyncReason,
+    State, Store, cancel, commit, fail_over, status,
+};
+
+use crate::fixture::{Fixture, is_point, until, write};
+
+fn is_state(wanted: State) -> impl Fn(&Notice) -> bool {
+    move |notice| matches!(notice, Notice::State { state, .. } if *state == wanted)
+}
+
+#[tokio::test]
+async fn a_suspended_machine_sends_nothing_and_then_all() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, is_state(State::Replicating)).await;
+    machine.request(Request::Suspend).await.unwrap();
+    until(&mut notices, is_state(State::Suspended)).await;
+    let before = fixture.replica().await.existing().await.unwrap();
+    write(&machine, 5);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let after = fixture.replica().await.existing().await.unwrap();
+    assert_eq!(before.last(), after.last(), "sent while suspended");
+    let refused = machine.request(Request::Suspend).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)), "{refused}");
+    machine.request(Request::Resume).await.unwrap();
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_resynchronization_can_be_asked_for() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, is_state(State::Replicating)).await;
+    write(&machine, 6);
+    machine.request(Request::Resync).await.unwrap();
+    let resynced = until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
+    let Notice::Resync {
+        reason, compared, ..
+    } = resynced
+    else {
+        panic!("awaited");
+    };
+    assert_eq!(reason, ResyncReason::Requested);
+    assert_eq!(compared, machine.size(), "the whole disk");
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn an_overflow_waits_for_approval_where_the_policy_says_so() {
+    let fixture = Fixture::new();
+    let policy = Policy {
+        interval: std::time::Duration::from_secs(1),
+        automatic_resync: false,
+        resync_threshold_percent: 10,
+        ..Policy::default()
+    };
+    let (machine, mut notices) = fixture.vm().policy(policy).start().await.unwrap();
+    until(&mut notices, is_state(State::Replicating)).await;
+    machine.request(Request::Suspend).await.unwrap();
+    let disk = &machine.disks()[0];
+    disk.write_at(Offset::ZERO, &vec![3; 1 << 20]).unwrap();
+    let extent = Extent::new(Offset::new(2 << 20), Length::mib(1)).unwrap();
+    disk.write_zeroes(extent, Zeroing::Deallocate).unwrap();
+    until(&mut notices, |n| matches!(n, Notice::ResyncRequired { .. })).await;
+    machine.request(Request::Resume).await.unwrap();
+    until(&mut notices, is_state(State::WaitingForStartResynchronize)).await;
+    machine.request(Request::Resync).await.unwrap();
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 1);
+    until(&mut notices, is_point).await;
+    let replica = fixture.replica().await;
+    let out = fixture.path("lost");
+    let lost = Failover::Unplanned;
+    fail_over(&replica, lost, PointSelector::Latest, &out, |_, _| ())
+        .await
+        .unwrap();
+    write(&machine, 2);
+    let gave_up = until(&mut notices, |n| matches!(n, Notice::GaveUp { .. })).await;
+    let Notice::GaveUp { error, .. } = gave_up else {
+        panic!("awaited");
+    };
+    assert!(error.contains("fenced"), "{error}");
+    let shown = status(&replica, Clock::timestamp()).await.unwrap();
+    assert_eq!(shown.state, State::FailedOverWaitingCompletion);
+    assert!(!machine.stop().await.unwrap());
+
+    cancel(&replica).await.unwrap();
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+    commit(&replica).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_over_machine_stays_shut_out() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+    let replica = fixture.replica().await;
+    commit(&replica).await.unwrap();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, is_state(State::Critical)).await;
+    assert!(!machine.stop().await.unwrap());
+    cancel(&replica).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn disks_of_one_machine_share_their_recovery_points_in_memory_too() {
+    let fixture = Fixture::new();
+    let disks = vec![fixture.path("disk.raw"), fixture.disk("second")];
+    let name: afterimage::MachineName = "pair".parse().unwrap();
+    let protection = Protection::new(name.clone(), disks, "memory://pair");
+    let (machine, mut notices) = protection.start().await.unwrap();
+    for (number, disk) in machine.disks().iter().enumerate() {
+        let value = u8::try_from(number + 1).unwrap();
+        disk.write_at(Offset::ZERO, &[value; 512]).unwrap();
+    }
+    until(&mut notices, is_point).await;
+    let images = machine.disks().into_iter().map(|disk| {
+        let mut image = vec![0; 4 << 20];
+        disk.read_at(Offset::ZERO, &mut image).unwrap();
+        image
+    });
+    let images: Vec<_> = images.collect();
+    assert!(machine.stop().await.unwrap());
+    let replica = Store::open("memory://pair").await.unwrap().replica(name);
+    let out = fixture.path("out");
+    let planned = Failover::Planned;
+    let done = fail_over(&replica, planned, PointSelector::Latest, &out, |_, _| ());
+    let done = done.await.unwrap();
+    for (image, path) in images.iter().zip(&done.images) {
+        assert!(fs::read(path).unwrap() == *image, "{}", path.display());
+    }
+}
