@@ -48,6 +48,10 @@
 //! *A barrier flushes the disks* before the generation's write intents are forgotten: from then on
 //! nothing remembers which regions a power cut could have taken back.
 //!
+//! *What belongs to one state is saved with it.* The digest that the next log names as its predecessor
+//! is saved with the barrier that made it, not when the log is sealed: a crash in between makes the
+//! same generation anew, from the same predecessor.
+//!
 //! *After a crash* the regions that were marked since the last barrier are read from the disks again
 //! and become the log of the generation that was open. The log that was being written is not needed
 //! for it: what it holds is on the disk as well, and what it lost is too.

@@ -43,7 +43,12 @@
 //! *Doubt.* Where a log is lost or dropped, its extents are put in doubt, and only they are compared.
 //! A resynchronization keeps a sequence number free between two barriers for its differences; they
 //! are read from the running disk, and the first barrier after the last read is a recovery point
-//! again. Older points stay usable throughout.
+//! again. Older points stay usable throughout. Where there is no room for all differences at once, what
+//! is left takes another pass, with a number of its own. A pass whose answer is lost claims the replica
+//! again, which tells whether its differences are there.
+//!
+//! *A restart is an attempt.* What had failed is tried again at once, also what had made the machine
+//! Critical: whoever starts it again has acted.
 //!
 //! *Roles.* The replica's side is [`Role`], a second, smaller machine that lives in the replica's
 //! manifest, where compare-and-swap and epochs keep two primaries apart.
