@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::error::blocking;
 use crate::notice::Notice;
+use crate::resync::Pass;
 use crate::shared::Shared;
 use crate::transfer::{self, Claimed};
 use crate::{Error, Result};
@@ -231,8 +232,13 @@ impl Driver {
                 scopes,
                 reason,
             } => self.transfer(Task::Resync, |writer| async move {
-                let resynced = transfer::resync(&shared, &writer, sequence, scopes, reason, report);
-                let (event, notice) = resynced.await?;
+                let (shared, writer) = (&shared, &writer);
+                let pass = Pass {
+                    shared,
+                    writer,
+                    sequence,
+                };
+                let (event, notice) = pass.run(&scopes, reason, report).await?;
                 Ok(Done::Transferred(event, notice))
             }),
             Action::Prepare => {

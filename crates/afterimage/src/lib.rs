@@ -64,6 +64,7 @@ mod generations;
 mod job;
 mod machine;
 mod notice;
+mod resync;
 mod shared;
 mod state;
 mod status;

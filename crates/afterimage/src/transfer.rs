@@ -1,18 +1,13 @@
-//! What goes over to the replica: the claim, the first copy, deltas, differences.
+//! What goes over to the replica: the claim, the first copy, deltas, and that one was the last.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, ContentDigest, Epoch, Extent, ExtentSet, Length, Offset, RunKind, Sequence,
-    SessionId, Timestamp, free_space,
+    BlockRead, ContentDigest, Length, Offset, RunKind, Sequence, SessionId, Timestamp,
 };
-use afterimage_changelog::{Error as LogError, FileWriter, LogHeader, SealedLog, WriterOptions};
-use afterimage_replication::{Event, Position, PrimaryReport, ResyncReason, Role, Scope, Shipment};
-use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage, Summary};
-use afterimage_store::{
-    Claim, Consistency, LogEntry, LogObject, PointDisk, Publication, RecoveryPoint, Store, Writer,
-};
+use afterimage_changelog::SealedLog;
+use afterimage_replication::{Event, Position, PrimaryReport, Role, Shipment};
+use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint, Store, Writer};
 
 use crate::driver::sum;
 use crate::error::blocking;
@@ -20,10 +15,7 @@ use crate::generations::Disk;
 use crate::job::{JobKind, Progress};
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
-use crate::{Clock, Error, Result};
-
-/// Signatures that are fetched for one step of a comparison.
-const SIGNATURES: usize = 256;
+use crate::{Error, Result};
 
 /// What a transfer tells the machine, and then its owner.
 pub(crate) type Outcome = (Event, Option<Notice>);
@@ -256,164 +248,6 @@ async fn retain(shared: &Shared, writer: &Writer) {
     if let Err(error) = writer.retain(shared.points_max).await {
         tracing::warn!(%error, "old recovery points are kept for now");
     }
-}
-
-/// Compares the disks with the replica where they are in doubt, and publishes what differs as the
-/// logs of generation `sequence`.
-pub(crate) async fn resync(
-    shared: &Shared,
-    writer: &Writer,
-    sequence: Sequence,
-    scopes: Vec<Scope>,
-    reason: ResyncReason,
-    report: PrimaryReport,
-) -> Result<Outcome> {
-    let manifest = writer.replica().existing().await?;
-    let last = manifest.last().ok_or_else(|| {
-        afterimage_store::Error::Refused("the replica has no base to compare with".into())
-    })?;
-    let point = writer.replica().open_point(last).await?;
-    let mut total = Summary::default();
-    let (mut logs, mut left) = (Vec::new(), Vec::new());
-    for (number, (scope, replica)) in scopes.iter().zip(&point.disks).enumerate() {
-        let name = shared
-            .disks
-            .get(number)
-            .map(|disk| disk.name.to_string())
-            .unwrap_or_default();
-        let mut job = shared.job(JobKind::Resynchronize, name);
-        let compared =
-            resync_disk(shared, writer, number, sequence, scope, replica, &mut job).await;
-        let (log, summary, rest) = job.end(compared)?;
-        logs.push(log);
-        left.push(rest.into());
-        total.compared = total.compared.saturating_add(summary.compared);
-        total.sent = total.sent.saturating_add(summary.sent);
-    }
-    let publication = Publication {
-        predecessors: vec![ContentDigest::NONE; logs.len()],
-        logs: LogEntry {
-            sequence,
-            disks: logs,
-        },
-        after_loss: true,
-        point: None,
-    };
-    writer
-        .publish(&publication, &shared.kept(Role::Replica, report))
-        .await?;
-    let notice = Notice::Resync {
-        reason,
-        compared: total.compared,
-        sent: total.sent,
-    };
-    Ok((Event::Resynchronized { left }, Some(notice)))
-}
-
-async fn resync_disk(
-    shared: &Shared,
-    writer: &Writer,
-    number: usize,
-    sequence: Sequence,
-    scope: &Scope,
-    replica: &Arc<PointDisk>,
-    job: &mut RunningJob<'_>,
-) -> Result<(Option<LogObject>, Summary, ExtentSet)> {
-    let size = replica.size();
-    let doubtful = scope.extents(size);
-    let Some(disk) = shared
-        .generations
-        .disks
-        .get(number)
-        .filter(|_| !doubtful.is_empty())
-    else {
-        return Ok((None, Summary::default(), ExtentSet::new()));
-    };
-    let mut differences = differences_log(shared, disk, sequence, writer.epoch())?;
-    let mut left = ExtentSet::new();
-    let session = Session::of(size, BlockSize::default(), &doubtful)?;
-    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let mut comparer: Comparer = Comparer::new(session).threads(threads);
-    while let Some(next) = comparer.next_in_doubt() {
-        let signatures = signatures(replica, next).await?;
-        let source = Arc::clone(&disk.tracked);
-        let compared;
-        (comparer, differences, compared) = blocking(move || {
-            let first = comparer.session().grid().index_at(next.start());
-            let page = SignaturePage::new(first, &signatures);
-            let compared = comparer.compare::<Error>(source.as_ref(), page, |change| {
-                differences.append(change, Clock::timestamp())?;
-                Ok(())
-            });
-            Ok((comparer, differences, compared))
-        })
-        .await?;
-        match compared {
-            Err(Error::Log(LogError::OverQuota { .. } | LogError::IndexFull { .. }))
-                if differences.records() > 0 =>
-            {
-                left = not_before(doubtful, next.start());
-                break;
-            }
-            compared => compared?,
-        }
-        let progress = comparer.session().progress();
-        job.progress(Progress {
-            done: progress.summary.compared,
-            total: progress.total,
-            sent: progress.summary.sent,
-        });
-    }
-    let summary = comparer.session().summary();
-    let sealed = blocking(move || Ok(differences.seal(ContentDigest::NONE)?)).await?;
-    let log = writer.put_log(number, &sealed).await?;
-    // At once, so that the next disk's differences find the room that these took.
-    shared.generations.discard(&[sequence]);
-    Ok((Some(log), summary, left))
-}
-
-/// The part of `extents` that starts at or after `offset`.
-fn not_before(mut extents: ExtentSet, offset: Offset) -> ExtentSet {
-    if let Some(before) = Extent::between(Offset::ZERO, offset) {
-        extents.remove(before);
-    }
-    extents
-}
-
-/// The log that the differences of one disk go to. It may take half of what is free: writes are logged
-/// meanwhile, and what does not fit takes another pass.
-fn differences_log(
-    shared: &Shared,
-    disk: &Disk,
-    sequence: Sequence,
-    epoch: Epoch,
-) -> Result<FileWriter> {
-    let header = LogHeader {
-        disk: disk.id,
-        disk_size: disk.tracked.size(),
-        epoch,
-        first: sequence,
-        last: sequence,
-        created: Clock::timestamp(),
-    };
-    let free = free_space(shared.folder.scratch())?;
-    let options = WriterOptions::default().with_quota(Length::new(free.get() / 2));
-    Ok(FileWriter::create(
-        &disk.log_path(sequence),
-        header,
-        options,
-    )?)
-}
-
-/// The replica's signatures of the first blocks of `extent`.
-async fn signatures(replica: &PointDisk, extent: Extent) -> Result<Vec<Signature>> {
-    let block = BlockSize::default().length();
-    let mut signatures = Vec::with_capacity(SIGNATURES);
-    for block in extent.pieces(block).take(SIGNATURES) {
-        let digest = replica.block_digest(block.start()).await?;
-        signatures.push(Signature::from(digest));
-    }
-    Ok(signatures)
 }
 
 /// Records at the replica that the last delta is there and the machine stopped.

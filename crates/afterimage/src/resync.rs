@@ -1,0 +1,186 @@
+//! A resynchronization: what is in doubt is compared with the replica, and what differs goes over.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use afterimage_block::{
+    BlockRead, ContentDigest, Extent, ExtentSet, Length, Offset, Sequence, free_space,
+};
+use afterimage_changelog::{Error as LogError, FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_replication::{Event, PrimaryReport, ResyncReason, Role, Scope};
+use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage, Summary};
+use afterimage_store::{LogEntry, PointDisk, Publication, Writer};
+
+use crate::error::blocking;
+use crate::generations::Disk;
+use crate::job::{JobKind, Progress};
+use crate::notice::Notice;
+use crate::shared::{RunningJob, Shared};
+use crate::transfer::Outcome;
+use crate::{Clock, Error, Result};
+
+/// Signatures that are fetched for one step of a comparison.
+const SIGNATURES: usize = 256;
+
+/// One pass of a resynchronization.
+pub(crate) struct Pass<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) writer: &'a Writer,
+    /// The generation whose logs the differences are.
+    pub(crate) sequence: Sequence,
+}
+
+/// What a pass found on one disk.
+struct Found {
+    differences: SealedLog,
+    summary: Summary,
+    /// What there was no room for.
+    left: ExtentSet,
+}
+
+impl Pass<'_> {
+    /// Compares the disks with the replica where they are in doubt, and publishes what differs.
+    pub(crate) async fn run(
+        &self,
+        scopes: &[Scope],
+        reason: ResyncReason,
+        report: PrimaryReport,
+    ) -> Result<Outcome> {
+        let manifest = self.writer.replica().existing().await?;
+        let last = manifest.last().ok_or_else(|| {
+            afterimage_store::Error::Refused("the replica has no base to compare with".into())
+        })?;
+        let point = self.writer.replica().open_point(last).await?;
+        let (mut logs, mut left) = (Vec::new(), Vec::new());
+        let (mut compared, mut sent) = (Length::ZERO, Length::ZERO);
+        let disks = self.shared.generations.disks.iter().zip(&point.disks);
+        for (number, ((disk, replica), scope)) in disks.zip(scopes).enumerate() {
+            let doubtful = scope.extents(replica.size());
+            if doubtful.is_empty() {
+                logs.push(None);
+                left.push(Scope::NOTHING);
+                continue;
+            }
+            let name = self
+                .shared
+                .disks
+                .get(number)
+                .map(|disk| disk.name.to_string());
+            let mut job = self
+                .shared
+                .job(JobKind::Resynchronize, name.unwrap_or_default());
+            let found = self.compare(disk, replica, doubtful, &mut job).await;
+            let found = job.end(found)?;
+            logs.push(Some(self.writer.put_log(number, &found.differences).await?));
+            // At once, so that the next disk's differences find the room that these took.
+            self.shared.generations.discard(&[self.sequence]);
+            left.push(found.left.into());
+            compared = compared.saturating_add(found.summary.compared);
+            sent = sent.saturating_add(found.summary.sent);
+        }
+        let publication = Publication {
+            predecessors: vec![ContentDigest::NONE; logs.len()],
+            logs: LogEntry {
+                sequence: self.sequence,
+                disks: logs,
+            },
+            after_loss: true,
+            point: None,
+        };
+        let state = self.shared.kept(Role::Replica, report);
+        self.writer.publish(&publication, &state).await?;
+        let notice = Notice::Resync {
+            reason,
+            compared,
+            sent,
+        };
+        Ok((Event::Resynchronized { left }, Some(notice)))
+    }
+
+    /// Logs what differs on one disk, for as long as the log has room.
+    async fn compare(
+        &self,
+        disk: &Disk,
+        replica: &PointDisk,
+        doubtful: ExtentSet,
+        job: &mut RunningJob<'_>,
+    ) -> Result<Found> {
+        let mut differences = self.begin_log(disk)?;
+        let mut left = ExtentSet::new();
+        let session = Session::of(replica.size(), BlockSize::default(), &doubtful)?;
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let mut comparer: Comparer = Comparer::new(session).threads(threads);
+        while let Some(next) = comparer.next_in_doubt() {
+            let signatures = signatures(replica, next).await?;
+            let source = Arc::clone(&disk.tracked);
+            let compared;
+            (comparer, differences, compared) = blocking(move || {
+                let first = comparer.session().grid().index_at(next.start());
+                let page = SignaturePage::new(first, &signatures);
+                let compared = comparer.compare::<Error>(source.as_ref(), page, |change| {
+                    differences.append(change, Clock::timestamp())?;
+                    Ok(())
+                });
+                Ok((comparer, differences, compared))
+            })
+            .await?;
+            match compared {
+                Err(Error::Log(LogError::OverQuota { .. } | LogError::IndexFull { .. }))
+                    if differences.records() > 0 =>
+                {
+                    left = not_before(doubtful, next.start());
+                    break;
+                }
+                compared => compared?,
+            }
+            let progress = comparer.session().progress();
+            job.progress(Progress {
+                done: progress.summary.compared,
+                total: progress.total,
+                sent: progress.summary.sent,
+            });
+        }
+        let sealed = blocking(move || Ok(differences.seal(ContentDigest::NONE)?));
+        Ok(Found {
+            differences: sealed.await?,
+            summary: comparer.session().summary(),
+            left,
+        })
+    }
+
+    /// The log that the differences of one disk go to. It may take half of what is free: writes are
+    /// logged meanwhile, and what does not fit takes another pass.
+    fn begin_log(&self, disk: &Disk) -> Result<FileWriter> {
+        let header = LogHeader {
+            disk: disk.id,
+            disk_size: disk.tracked.size(),
+            epoch: self.writer.epoch(),
+            first: self.sequence,
+            last: self.sequence,
+            created: Clock::timestamp(),
+        };
+        let free = free_space(self.shared.folder.scratch())?;
+        let options = WriterOptions::default().with_quota(Length::new(free.get() / 2));
+        let path = disk.log_path(self.sequence);
+        Ok(FileWriter::create(&path, header, options)?)
+    }
+}
+
+/// The part of `extents` that starts at or after `offset`.
+fn not_before(mut extents: ExtentSet, offset: Offset) -> ExtentSet {
+    if let Some(before) = Extent::between(Offset::ZERO, offset) {
+        extents.remove(before);
+    }
+    extents
+}
+
+/// The replica's signatures of the first blocks of `extent`.
+async fn signatures(replica: &PointDisk, extent: Extent) -> Result<Vec<Signature>> {
+    let block = BlockSize::default().length();
+    let mut signatures = Vec::with_capacity(SIGNATURES);
+    for block in extent.pieces(block).take(SIGNATURES) {
+        let digest = replica.block_digest(block.start()).await?;
+        signatures.push(Signature::from(digest));
+    }
+    Ok(signatures)
+}
