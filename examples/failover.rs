@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use afterimage::block::{Sequence, Timestamp};
-use afterimage::{Failover, MachineName, PointSelector, Store, cancel, commit, fail_over};
+use afterimage::{
+    Failover, ListenAddress, MachineName, PointSelector, Replica, Store, cancel, commit, fail_over,
+    open_point,
+};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use examples::{log_to_stderr, shown_time};
@@ -25,8 +28,12 @@ struct Arguments {
     #[arg(long, default_value = "latest", value_parser = parse_point)]
     point: PointSelector,
     /// The folder for the images, NAME.raw each.
-    #[arg(long, required_unless_present_any = ["commit", "cancel"])]
+    #[arg(long, required_unless_present_any = ["commit", "cancel", "listen"])]
     out: Option<PathBuf>,
+    /// Serve the point over NBD at once instead, until SIGINT: unix:PATH or tcp:127.0.0.1:PORT. What
+    /// clients write is thrown away, so this is a test failover.
+    #[arg(long, conflicts_with_all = ["out", "commit", "cancel", "kind"])]
+    listen: Option<ListenAddress>,
     /// Make the failover final.
     #[arg(long, conflicts_with_all = ["cancel", "out"])]
     commit: bool,
@@ -73,6 +80,9 @@ async fn main() -> Result<()> {
         println!("the failover is taken back; the primary may go on");
         return Ok(());
     }
+    if let Some(address) = arguments.listen {
+        return serve(&replica, arguments.point, &address).await;
+    }
     let Some(out) = arguments.out else {
         bail!("--out is missing");
     };
@@ -97,4 +107,19 @@ async fn main() -> Result<()> {
         println!("{}", image.display());
     }
     Ok(())
+}
+
+async fn serve(replica: &Replica, point: PointSelector, address: &ListenAddress) -> Result<()> {
+    let opened = open_point(replica, point, address, &std::env::temp_dir()).await?;
+    let point = opened.point();
+    println!(
+        "recovery point {} of {}",
+        point.sequence,
+        shown_time(point.time)
+    );
+    for export in opened.exports() {
+        println!("{export}");
+    }
+    tokio::signal::ctrl_c().await?;
+    Ok(opened.close().await?)
 }

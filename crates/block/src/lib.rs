@@ -52,8 +52,10 @@ mod extent_map;
 mod extent_set;
 mod id;
 mod intent;
+mod layers;
 mod memory;
 mod offset;
+mod overlay;
 mod raw;
 mod snapshot;
 mod space;
@@ -69,6 +71,7 @@ pub use id::{DiskId, Epoch, InvalidId, Lsn, MachineId, Sequence, SessionId, Time
 pub use intent::{Doubt, IntentLog};
 pub use memory::MemoryDisk;
 pub use offset::{Length, Offset, ParseLengthError};
+pub use overlay::Overlay;
 pub use raw::{Access, RawDisk};
 pub use snapshot::Snapshot;
 pub use space::free_space;

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use crate::layers::Layers;
 use crate::{
     BlockRead, BlockWrite, Error, Extent, ExtentSet, Length, Offset, RawDisk, Result, Run, RunKind,
-    TrackedDisk, check_range,
+    TrackedDisk,
 };
 
 /// Old contents are kept in pieces of this size.
@@ -115,6 +116,14 @@ impl Snapshot {
     pub fn kept(&self) -> Length {
         self.kept.read().copied.total()
     }
+
+    fn layers<'a>(&'a self, state: &'a State) -> Layers<'a> {
+        Layers {
+            top: &self.kept.scratch,
+            covered: &state.copied,
+            base: self.tracked.as_ref(),
+        }
+    }
 }
 
 impl Drop for Snapshot {
@@ -129,40 +138,12 @@ impl BlockRead for Snapshot {
     }
 
     fn read_at(&self, offset: Offset, buf: &mut [u8]) -> Result<()> {
-        let Some(extent) = check_range(offset, Length::of(buf), self.size())? else {
-            return Ok(());
-        };
         let state = self.kept.intact()?;
-        let mut part = |run: Extent, from: &dyn BlockRead| {
-            let start = run.start().checked_since(offset).and_then(Length::to_usize);
-            let start = start.unwrap_or_default();
-            let length = run.length().to_usize().unwrap_or_default();
-            from.read_at(run.start(), &mut buf[start..start + length])
-        };
-        for run in state.copied.within(extent) {
-            part(run, &self.kept.scratch)?;
-        }
-        for run in state.copied.gaps(extent) {
-            part(run, self.tracked.as_ref())?;
-        }
-        Ok(())
+        self.layers(&state).read_at(offset, buf)
     }
 
     fn next_run(&self, from: Offset) -> Result<Option<Run>> {
-        let Some(rest) = Extent::between(from, Offset::new(self.size().get())) else {
-            return Ok(None);
-        };
         let state = self.kept.intact()?;
-        let copied = state.copied.within(rest).next();
-        let (source, limit): (&dyn BlockRead, _) = match copied {
-            Some(run) if run.start() == from => (&self.kept.scratch, run.end()),
-            Some(run) => (self.tracked.as_ref(), run.start()),
-            None => (self.tracked.as_ref(), rest.end()),
-        };
-        let run = source.next_run(from)?;
-        Ok(run.and_then(|run| {
-            let extent = Extent::between(from, run.extent.end().min(limit))?;
-            Some(Run { extent, ..run })
-        }))
+        self.layers(&state).next_run(from)
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
     Clock, Error, Failover, Notice, PointSelector, Policy, Protection, Request, ResyncReason,
-    State, Store, cancel, commit, fail_over, status,
+    State, Store, cancel, commit, fail_over, open_point, status,
 };
 
 use crate::fixture::{Fixture, is_point, until, write};
@@ -106,6 +106,36 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     fixture.protect_once().await;
     fixture.assert_replicated().await;
     commit(&replica).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_opens_at_once_and_what_is_written_to_it_is_thrown_away() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let replica = fixture.replica().await;
+    let address = format!("unix:{}", fixture.path("point.sock").display());
+    let address = address.parse().unwrap();
+    let open = || open_point(&replica, PointSelector::Latest, &address, fixture.0.path());
+    let disk = fs::read(fixture.path("disk.raw")).unwrap();
+    for _ in 0..2 {
+        let opened = open().await.unwrap();
+        let uri = opened.exports()[0].clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let client = afterimage_nbd::Client::open(&uri).unwrap();
+            let mut before = vec![0; 4 << 20];
+            client.read_at(Offset::ZERO, &mut before).unwrap();
+            client.write_at(Offset::new(1 << 20), &[9; 4096]).unwrap();
+            let mut after = [0; 4096];
+            client.read_at(Offset::new(1 << 20), &mut after).unwrap();
+            assert_eq!(after, [9; 4096]);
+            before
+        });
+        assert!(
+            read.await.unwrap() == disk,
+            "the point is the disk, each time"
+        );
+        opened.close().await.unwrap();
+    }
 }
 
 #[tokio::test]
