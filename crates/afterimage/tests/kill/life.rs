@@ -219,7 +219,11 @@ impl Life<'_> {
         let (mut process, guests) = self.start();
         process.until(is_point);
         let guest = guests.stop();
-        process.stop();
+        // A resynchronization is not waited for, and goes on at the next start.
+        while !process.stop() {
+            process = Process::start(self.folder);
+            process.until(is_point);
+        }
         let reached = self.check_newest_point();
         assert!(reached.unwrap().contains(&guest.acknowledged()));
         let out = self.folder.join("out");

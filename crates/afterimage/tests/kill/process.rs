@@ -1,5 +1,6 @@
 //! The process that is killed, from outside.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -123,11 +124,19 @@ impl Process {
         }
     }
 
-    /// Ends it in order; it must have shipped everything.
-    pub(crate) fn stop(mut self) {
+    /// Ends it in order; whether the replica holds every write then.
+    pub(crate) fn stop(mut self) -> bool {
         drop(self.child.stdin.take());
-        self.until(|notice| matches!(notice, Notice::Stopped { complete: true }));
+        let complete = Cell::new(false);
+        self.until(|notice| match notice {
+            Notice::Stopped { complete: all } => {
+                complete.set(*all);
+                true
+            }
+            _ => false,
+        });
         assert!(self.child.wait().unwrap().success());
+        complete.get()
     }
 }
 
