@@ -4,6 +4,9 @@
     reason = "errors go to the person at the terminal"
 )]
 
+/// The commands of the example of this name.
+#[path = "changelog/mod.rs"]
+pub mod changelog;
 mod guest;
 mod table;
 mod walk;

@@ -48,7 +48,7 @@ pub fn merge(
 ) -> Result<SealedLog> {
     let logs: Vec<_> = std::iter::once(first).chain(rest).collect();
     for (earlier, later) in logs.iter().zip(rest) {
-        check_follows(earlier, later)?;
+        later.check_follows(earlier)?;
     }
     let mut newest = ExtentMap::new();
     for (log, sealed) in logs.iter().enumerate() {
@@ -68,29 +68,35 @@ pub fn merge(
         .inspect_err(|_| discard_file(path))
 }
 
-/// Refuses `later` unless it goes on where `earlier` ends.
-fn check_follows(earlier: &SealedLog, later: &SealedLog) -> Result<()> {
-    let (before, after) = (earlier.header(), later.header());
-    let next = before.last.get().checked_add(1);
-    let named = later.summary().predecessor;
-    // A merged log's digest is not the one that the next log was told.
-    let original = before.first == before.last;
-    let reason = if before.disk != after.disk || before.disk_size != after.disk_size {
-        "it is of another disk, or the disk had another size"
-    } else if before.epoch != after.epoch {
-        "it is of another epoch"
-    } else if next != Some(after.first.get()) {
-        "it does not begin with the next generation"
-    } else if original && named != ContentDigest::NONE && named != earlier.summary().content {
-        "it names another predecessor"
-    } else {
-        return Ok(());
-    };
-    Err(Error::NotConsecutive {
-        earlier: earlier.path().into(),
-        later: later.path().into(),
-        reason,
-    })
+impl SealedLog {
+    /// Refuses this log unless it goes on where `earlier` ends: of the same disk, size and epoch,
+    /// with the next generation, and naming it as its predecessor if it names any.
+    ///
+    /// # Errors
+    /// [`Error::NotConsecutive`].
+    pub fn check_follows(&self, earlier: &Self) -> Result<()> {
+        let (before, after) = (earlier.header(), self.header());
+        let next = before.last.get().checked_add(1);
+        let named = self.summary().predecessor;
+        // A merged log's digest is not the one that the next log was told.
+        let original = before.first == before.last;
+        let reason = if before.disk != after.disk || before.disk_size != after.disk_size {
+            "it is of another disk, or the disk had another size"
+        } else if before.epoch != after.epoch {
+            "it is of another epoch"
+        } else if next != Some(after.first.get()) {
+            "it does not begin with the next generation"
+        } else if original && named != ContentDigest::NONE && named != earlier.summary().content {
+            "it names another predecessor"
+        } else {
+            return Ok(());
+        };
+        Err(Error::NotConsecutive {
+            earlier: earlier.path().into(),
+            later: self.path().into(),
+            reason,
+        })
+    }
 }
 
 fn copy(

@@ -1,0 +1,98 @@
+//! What can be asked for.
+
+use std::path::PathBuf;
+
+use afterimage_block::{DiskId, Length};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Look into change logs, native or HRL, prove them, and make new ones of them.
+///
+/// Exits with 0 if all is well, 1 if a log is damaged or was never ended, 2 if what was asked for
+/// cannot be done.
+#[derive(Parser)]
+#[command(name = "changelog")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Show what a log says of itself and what it changes.
+    Inspect {
+        file: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// With every record.
+        #[arg(long)]
+        records: bool,
+    },
+    /// Prove every byte of logs.
+    Verify {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Make the changes of logs that follow each other, oldest first, on a disk.
+    Apply {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The disk: a raw image or a block device.
+        #[arg(long, value_name = "DISK")]
+        to: PathBuf,
+        /// Write a log that takes it back, before anything is changed.
+        #[arg(long, value_name = "OUT")]
+        undo: Option<PathBuf>,
+    },
+    /// Make one log of native logs that follow each other, oldest first.
+    Merge {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Write a log's changes in the other format.
+    Convert(Convert),
+    /// Make a sound log of what a damaged one still proves, and say what is lost.
+    Salvage {
+        file: PathBuf,
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Make the changes of a trace on a disk, and record them.
+    ///
+    /// Each line of a trace is one change: `write OFFSET TEXT`, `fill OFFSET LENGTH BYTE`,
+    /// `zero OFFSET LENGTH`, `discard OFFSET LENGTH` or `bookmark LABEL`. Offsets and lengths may
+    /// have units (4KiB). Empty lines, and those that begin with #, are passed over.
+    Record {
+        /// The disk: a raw image or a block device.
+        #[arg(long, value_name = "IMAGE")]
+        disk: PathBuf,
+        #[arg(long, value_name = "TRACE")]
+        from: PathBuf,
+        /// The log; the name of the disk with `.ailog` behind it by default.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Convert {
+    pub(super) file: PathBuf,
+    #[arg(long)]
+    pub(super) to: Format,
+    #[arg(long)]
+    pub(super) out: PathBuf,
+    /// The disk that an HRL is of, which it does not say; a new identity by default.
+    #[arg(long)]
+    pub(super) disk: Option<DiskId>,
+    /// The size of that disk; as far as the log's changes go by default.
+    #[arg(long)]
+    pub(super) disk_size: Option<Length>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum Format {
+    Native,
+    Hrl,
+}

@@ -1,0 +1,134 @@
+//! What a log is and holds, sound or not.
+
+use std::io::Write;
+use std::path::Path;
+
+use afterimage_block::Doubt;
+use afterimage_changelog::{
+    AnyLog, Error, HrlHeader, HrlLog, Kind, LogHeader, Tail, open_log, recover, salvage,
+};
+use anyhow::Result;
+
+use super::show::{self, Line};
+use super::totals::Totals;
+use super::{Exit, exit_of};
+
+/// Takes records one by one.
+type Take<'a> = &'a mut dyn FnMut(Line<'_>) -> afterimage_changelog::Result<()>;
+
+/// What a log says of itself.
+pub(super) enum Head {
+    Native(LogHeader),
+    Hrl(HrlHeader),
+}
+
+/// Whether a log is whole.
+pub(super) enum State {
+    /// Ended, and every byte proved.
+    Sound,
+    /// Never ended; every record is whole.
+    Open,
+    /// Neither; why, and what of the disk is unknown because of it.
+    Damaged { why: String, unknown: Doubt },
+}
+
+/// What there is to show of a log.
+pub(super) struct Inspected {
+    pub(super) head: Head,
+    pub(super) state: State,
+    pub(super) totals: Totals,
+}
+
+/// Shows the log at `path`: its records as they are read, then what it comes to.
+pub(super) fn inspect(path: &Path, json: bool, records: bool, out: &mut dyn Write) -> Result<Exit> {
+    let mut totals = Totals::default();
+    let mut failed = Ok(());
+    let mut take = |line: Line<'_>| {
+        totals.add(&line);
+        if records && failed.is_ok() {
+            failed = show::line(out, &line, json);
+        }
+        Ok(())
+    };
+    let (head, state) = match open_log(path) {
+        Ok(log) => (read(&log, &mut take)?, State::Sound),
+        Err(error) => damaged(path, error, &mut take)?,
+    };
+    failed?;
+    let exit = match &state {
+        State::Sound | State::Open => Exit::Good,
+        State::Damaged { .. } => Exit::Damaged,
+    };
+    let inspected = Inspected {
+        head,
+        state,
+        totals,
+    };
+    if json {
+        show::json(out, path, &inspected)?;
+    } else {
+        show::text(out, path, &inspected)?;
+    }
+    Ok(exit)
+}
+
+/// Every record of a log that proved itself.
+fn read(log: &AnyLog, take: Take<'_>) -> Result<Head> {
+    match log {
+        AnyLog::Native(log) => {
+            log.records(|record| take(Line::of(record)))?;
+            Ok(Head::Native(*log.header()))
+        }
+        AnyLog::Hrl(log) => {
+            read_hrl(log, take)?;
+            Ok(Head::Hrl(*log.header()))
+        }
+        _ => anyhow::bail!("the log is of a format that cannot be shown"),
+    }
+}
+
+/// What can still be read of a log that `error` kept from being opened.
+fn damaged(path: &Path, error: Error, take: Take<'_>) -> Result<(Head, State)> {
+    let why = error.cause().to_string();
+    if matches!(error.cause(), Error::NotSealed)
+        && let Ok(open) = recover(path, |_| Ok(()))
+        && open.tail == Tail::Whole
+    {
+        recover(path, |record| take(Line::of(record)))?;
+        return Ok((Head::Native(open.header), State::Open));
+    }
+    let error = anyhow::Error::from(error);
+    if exit_of(&error) == Exit::Usage {
+        return Err(error);
+    }
+    if let Ok(salvaged) = salvage(path, |record| take(Line::of(record))) {
+        let unknown = salvaged.unknown;
+        return Ok((
+            Head::Native(salvaged.header),
+            State::Damaged { why, unknown },
+        ));
+    }
+    // Nothing to show of a file whose header is lost but why.
+    let salvaged = HrlLog::salvage(path).map_err(|_| error)?;
+    read_hrl(&salvaged.log, take)?;
+    let unknown = salvaged.unknown;
+    let head = Head::Hrl(*salvaged.log.header());
+    Ok((head, State::Damaged { why, unknown }))
+}
+
+fn read_hrl(log: &HrlLog, take: Take<'_>) -> Result<()> {
+    let mut number = 0;
+    log.entries(|record| {
+        take(Line {
+            number,
+            at: record.at,
+            time: record.entry.time.into(),
+            kind: Kind::Write,
+            extent: record.entry.extent(),
+            label: None,
+        })?;
+        number += 1;
+        Ok(())
+    })?;
+    Ok(())
+}

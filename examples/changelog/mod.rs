@@ -1,0 +1,114 @@
+//! The commands of the example `changelog`, from their arguments to their exit code.
+
+mod arguments;
+mod inspect;
+mod make;
+mod show;
+mod totals;
+mod trace;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use afterimage_changelog::{ChangeLog, Error, open_log};
+use anyhow::Result;
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Good,
+    /// A log is damaged, or was never ended.
+    Damaged,
+    /// What was asked for cannot be done.
+    Usage,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        match exit {
+            Exit::Good => Self::SUCCESS,
+            Exit::Damaged => Self::from(1),
+            Exit::Usage => Self::from(2),
+        }
+    }
+}
+
+/// Does what `arguments` say, the first of which is the program's name.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Exit {
+    let done = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => execute(arguments.command, out),
+        Err(help) if !help.use_stderr() => write!(out, "{help}")
+            .map(|()| Exit::Good)
+            .map_err(Into::into),
+        Err(usage) => Err(usage.into()),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(errors, "{error:#}");
+        exit_of(&error)
+    })
+}
+
+fn execute(command: Command, out: &mut dyn Write) -> Result<Exit> {
+    match command {
+        Command::Inspect {
+            file,
+            json,
+            records,
+        } => inspect::inspect(&file, json, records, out),
+        Command::Verify { files } => verify(&files, out),
+        Command::Apply { files, to, undo } => make::apply(&files, &to, undo.as_deref(), out),
+        Command::Merge { files, out: to } => make::merge(&files, &to, out),
+        Command::Convert(convert) => make::convert(&convert, out),
+        Command::Salvage { file, out: to } => make::salvage(&file, &to, out),
+        Command::Record {
+            disk,
+            from,
+            out: to,
+        } => trace::record(&disk, &from, to, out),
+    }
+}
+
+/// Whether the log or the request is what is wrong.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let log = error.downcast_ref::<Error>().map(Error::cause);
+    match log {
+        Some(
+            Error::Damaged { .. }
+            | Error::NotSealed
+            | Error::NotClosed
+            | Error::UnknownFormat
+            | Error::UnknownHrlVersion { .. }
+            | Error::NewerVersion { .. },
+        ) => Exit::Damaged,
+        _ => Exit::Usage,
+    }
+}
+
+/// Proves all of them, and says of each whether it is sound.
+fn verify(files: &[PathBuf], out: &mut dyn Write) -> Result<Exit> {
+    let mut exit = Exit::Good;
+    for path in files {
+        match open_log(path) {
+            Ok(log) => writeln!(out, "{}: sound", log.path().display())?,
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                if exit_of(&error) == Exit::Usage {
+                    return Err(error);
+                }
+                exit = Exit::Damaged;
+                writeln!(out, "{error:#}")?;
+            }
+        }
+    }
+    Ok(exit)
+}

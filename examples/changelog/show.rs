@@ -1,0 +1,188 @@
+//! Logs as people read them, and as JSON.
+
+use std::io::{Result, Write};
+use std::path::Path;
+
+use afterimage_block::{Doubt, Extent, Timestamp};
+use afterimage_changelog::{HrlTime, Kind, Record};
+use serde_json::{Value, json};
+
+use super::inspect::{Head, Inspected, State};
+use crate::shown_time;
+
+/// A record as it is shown.
+pub(super) struct Line<'a> {
+    pub(super) number: u64,
+    /// Where it is in the file.
+    pub(super) at: u64,
+    pub(super) time: Timestamp,
+    pub(super) kind: Kind,
+    pub(super) extent: Option<Extent>,
+    pub(super) label: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    /// A record of a native log.
+    pub(super) fn of(record: &'a Record) -> Self {
+        let label = std::str::from_utf8(&record.payload).ok();
+        Self {
+            number: record.header.lsn.get(),
+            at: record.at,
+            time: record.time(),
+            kind: record.header.kind,
+            extent: record.header.extent,
+            label: label.filter(|_| record.header.kind == Kind::Bookmark),
+        }
+    }
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Write => "write",
+        Kind::WriteZeroes => "zero",
+        Kind::Discard => "discard",
+        Kind::Bookmark => "bookmark",
+    }
+}
+
+/// One record.
+pub(super) fn line(out: &mut dyn Write, line: &Line<'_>, json: bool) -> Result<()> {
+    let time = shown_time(line.time);
+    if json {
+        let record = json!({
+            "number": line.number,
+            "at": line.at,
+            "time": time,
+            "kind": name(line.kind),
+            "offset": line.extent.map(|extent| extent.start().get()),
+            "length": line.extent.map(|extent| extent.length().get()),
+            "label": line.label,
+        });
+        return writeln!(out, "{record}");
+    }
+    let what = match line.extent {
+        Some(extent) => format!("{} at {}", extent.length(), extent.start().get()),
+        None => line.label.unwrap_or_default().escape_debug().to_string(),
+    };
+    let (number, kind) = (line.number, name(line.kind));
+    writeln!(out, "{number:>8}  {time}  {kind:<8}  {what}")
+}
+
+/// What a log is and comes to, as text.
+pub(super) fn text(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<()> {
+    let totals = &log.totals;
+    writeln!(out, "{}", path.display())?;
+    let mut row = |name: &str, value: String| writeln!(out, "  {name:<16} {value}");
+    for (name, value) in head(&log.head) {
+        row(name, value)?;
+    }
+    row("state", state(&log.state))?;
+    row(
+        "records",
+        format!(
+            "{}: {} writes, {} zeroed, {} discarded, {} marks",
+            totals.records(),
+            totals.writes,
+            totals.zeroed,
+            totals.discarded,
+            totals.marks,
+        ),
+    )?;
+    let (distinct, runs) = (totals.extents.total(), totals.extents.runs());
+    row("changes", format!("{} in all", totals.changed))?;
+    row("extents", format!("{distinct} in {runs} extents"))?;
+    if let Some(reach) = totals.reach() {
+        let (first, end) = (reach.start().get(), reach.end().get());
+        row("reach", format!("byte {first} to {end}"))?;
+    }
+    let ratio = totals.overwrite_ratio();
+    row("overwrite ratio", format!("{ratio:.2}"))?;
+    if let Some((oldest, newest)) = totals.span {
+        let took = newest.since(oldest).as_secs_f64();
+        let (oldest, newest) = (shown_time(oldest), shown_time(newest));
+        row("time span", format!("{oldest} to {newest}: {took:.3} s"))?;
+    }
+    Ok(())
+}
+
+/// What a log is and comes to, as a line of JSON.
+pub(super) fn json(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<()> {
+    let totals = &log.totals;
+    let pairs = head(&log.head).into_iter();
+    let head: serde_json::Map<_, _> = pairs
+        .map(|(name, value)| (name.replace(' ', "_"), Value::from(value)))
+        .collect();
+    let span = totals.span;
+    let shown = json!({
+        "path": path.display().to_string(),
+        "header": head,
+        "sound": matches!(log.state, State::Sound),
+        "state": state(&log.state),
+        "records": totals.records(),
+        "writes": totals.writes,
+        "zeroed": totals.zeroed,
+        "discarded": totals.discarded,
+        "marks": totals.marks,
+        "changed_bytes": totals.changed.get(),
+        "distinct_bytes": totals.extents.total().get(),
+        "extents": totals.extents.runs(),
+        "overwrite_ratio": totals.overwrite_ratio(),
+        "oldest": span.map(|(oldest, _)| shown_time(oldest)),
+        "newest": span.map(|(_, newest)| shown_time(newest)),
+    });
+    writeln!(out, "{shown}")
+}
+
+/// The fields of a header, by their names.
+fn head(head: &Head) -> Vec<(&'static str, String)> {
+    match head {
+        Head::Native(header) => vec![
+            ("format", "native, version 1".into()),
+            ("disk", header.disk.to_string()),
+            ("disk size", header.disk_size.to_string()),
+            ("epoch", header.epoch.to_string()),
+            (
+                "generations",
+                format!("{} to {}", header.first, header.last),
+            ),
+            ("created", shown_time(header.created)),
+        ],
+        Head::Hrl(header) => vec![
+            (
+                "format",
+                format!("HRL, version {}", header.version as u32 >> 16),
+            ),
+            ("id", header.id.to_string()),
+            ("predecessor", header.previous.to_string()),
+            ("created", shown_hrl(header.created)),
+            ("modified", shown_hrl(header.modified)),
+            ("creator", header.creator.escape_ascii().to_string()),
+            ("entries", header.entries.to_string()),
+            ("metadata size", header.metadata_size.to_string()),
+        ],
+    }
+}
+
+fn shown_hrl(time: HrlTime) -> String {
+    shown_time(time.into())
+}
+
+fn state(state: &State) -> String {
+    match state {
+        State::Sound => "sound".into(),
+        State::Open => "open: never sealed, every record whole".into(),
+        State::Damaged { why, unknown } => format!("{why}; {}", doubt(unknown)),
+    }
+}
+
+/// What of the disk is unknown.
+pub(super) fn doubt(unknown: &Doubt) -> String {
+    match unknown {
+        Doubt::Extents(extents) if extents.is_empty() => "nothing is lost".into(),
+        Doubt::Extents(extents) => {
+            let (total, runs) = (extents.total(), extents.runs());
+            format!("{total} of the disk in {runs} extents are unknown")
+        }
+        Doubt::Everything { reason } => format!("all of the disk is unknown: {reason}"),
+    }
+}

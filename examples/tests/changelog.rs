@@ -1,0 +1,172 @@
+//! The example `changelog`, from its arguments to its exit codes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use examples::changelog::{Exit, run};
+
+const SIZE: usize = 64 << 10;
+const TRACE: &str = "
+# A guest's morning.
+write 512 after-image
+fill 4KiB 4KiB 171
+zero 6KiB 1KiB
+discard 32KiB 4KiB
+fill 4KiB 512 5
+bookmark before the upgrade
+";
+
+/// A folder with a disk, and the log of a trace that was replayed on it.
+struct Fixture(tempfile::TempDir);
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Self(tempfile::tempdir().unwrap());
+        std::fs::write(fixture.path("disk"), vec![0xEE; SIZE]).unwrap();
+        std::fs::write(fixture.path("trace"), TRACE).unwrap();
+        fixture.good("record --disk @disk --from @trace --out @log");
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Runs a command in which `@name` is a file of the folder; its exit and all that it printed.
+    fn run(&self, command: &str) -> (Exit, String) {
+        let words = command
+            .split_whitespace()
+            .map(|word| match word.strip_prefix('@') {
+                Some(name) => self.path(name).into_os_string(),
+                None => word.into(),
+            });
+        let arguments = std::iter::once("changelog".into()).chain(words);
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let exit = run(arguments, &mut out, &mut errors);
+        match exit {
+            Exit::Good => assert!(errors.is_empty()),
+            Exit::Damaged => {}
+            Exit::Usage => assert!(!errors.is_empty(), "{command} says nothing"),
+        }
+        out.extend(errors);
+        (exit, String::from_utf8(out).unwrap())
+    }
+
+    fn good(&self, command: &str) -> String {
+        let (exit, out) = self.run(command);
+        assert_eq!(exit, Exit::Good, "{command}: {out}");
+        out
+    }
+
+    /// Turns a bit of the data of the first write over.
+    fn damage(&self, name: &str) {
+        let mut bytes = self.bytes(name);
+        let at = bytes.windows(5).position(|part| part == b"after").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_recorded_log_is_sound_and_does_to_another_disk_what_was_done() {
+    let fixture = Fixture::new();
+    fixture.good("verify @log");
+    std::fs::write(fixture.path("copy"), vec![0xEE; SIZE]).unwrap();
+    fixture.good("apply @log --to @copy --undo @undo");
+    assert!(fixture.bytes("copy") == fixture.bytes("disk"));
+    assert_eq!(&fixture.bytes("copy")[512..523], b"after-image");
+    fixture.good("apply @undo --to @copy");
+    assert!(fixture.bytes("copy") == vec![0xEE; SIZE]);
+}
+
+#[test]
+fn either_format_is_inspected_and_converted() {
+    let fixture = Fixture::new();
+    let text = fixture.good("inspect @log --records");
+    for shown in [
+        "native, version 1",
+        "before the upgrade",
+        "overwrite ratio",
+        "64 KiB",
+        "sound",
+    ] {
+        assert!(text.contains(shown), "{shown}: {text}");
+    }
+    fixture.good("convert @log --to hrl --out @hrl");
+    let json = fixture.good("inspect @hrl --json");
+    let shown: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(shown["header"]["format"], "HRL, version 2");
+    assert_eq!(
+        (&shown["writes"], &shown["sound"]),
+        (&5.into(), &true.into())
+    );
+    assert_eq!(shown["distinct_bytes"], 11 + 4096 + 4096);
+    fixture.good("convert @hrl --to native --out @native --disk-size 64KiB");
+    std::fs::write(fixture.path("copy"), vec![0xEE; SIZE]).unwrap();
+    fixture.good("apply @native --to @copy");
+    assert!(fixture.bytes("copy") == fixture.bytes("disk"));
+}
+
+#[test]
+fn damage_is_found_and_salvaged_around_in_either_format() {
+    let fixture = Fixture::new();
+    fixture.good("convert @log --to hrl --out @hrl");
+    for (name, unknown) in [("log", "11 B"), ("hrl", "11 B")] {
+        fixture.damage(name);
+        for command in ["verify", "inspect", "inspect --json"] {
+            let (exit, out) = fixture.run(&format!("{command} @{name}"));
+            assert_eq!(exit, Exit::Damaged, "{command}: {out}");
+        }
+        let (exit, out) = fixture.run(&format!("salvage @{name} --out @{name}.new"));
+        assert_eq!(exit, Exit::Damaged);
+        assert!(out.contains(unknown), "{out}");
+        fixture.good(&format!("verify @{name}.new"));
+        let (exit, _) = fixture.run(&format!("apply @{name} --to @disk"));
+        assert_eq!(exit, Exit::Damaged);
+    }
+}
+
+#[test]
+fn logs_are_merged_only_where_they_follow_each_other() {
+    let fixture = Fixture::new();
+    let out = fixture.good("merge @log --out @merged");
+    assert!(out.ends_with(": 6 records\n"), "{out}");
+    fixture.good("verify @merged @log");
+    assert_eq!(fixture.run("merge @log @log --out @twice").0, Exit::Usage);
+    assert!(!fixture.path("twice").exists());
+}
+
+#[test]
+fn what_cannot_be_done_changes_nothing() {
+    let fixture = Fixture::new();
+    let before = fixture.bytes("disk");
+    std::fs::write(fixture.path("small"), [7; 1024]).unwrap();
+    std::fs::write(fixture.path("bad"), "write 0 x\nerase everything").unwrap();
+    fixture.good("convert @log --to hrl --out @hrl");
+    for command in [
+        "",
+        "verify",
+        "verify @nothing",
+        "inspect @log --colour",
+        "apply @log --to @small",
+        "apply @hrl --to @small",
+        "apply @log @log --to @disk",
+        "apply @log @log --to @disk --undo @undo",
+        "convert @log --to qcow --out @x",
+        "convert @log --to native --out @hrl",
+        "record --disk @small --from @bad --out @x",
+    ] {
+        let (exit, out) = fixture.run(command);
+        assert_eq!(exit, Exit::Usage, "{command}: {out}");
+    }
+    assert!(fixture.bytes("disk") == before);
+    assert!(fixture.bytes("small")[1..] == [7; 1023]);
+    assert!(!Path::new(&fixture.path("undo")).exists());
+    assert_eq!(fixture.run("verify @trace").0, Exit::Damaged);
+    fixture.good("--help");
+}
