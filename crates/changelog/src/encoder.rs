@@ -1,12 +1,13 @@
 //! Changes into bytes, without I/O.
 
 use afterimage_block::{
-    Change, ContentDigest, Extent, ExtentMap, Length, Lsn, Offset, Timestamp, check_range,
+    Change, ContentDigest, Extent, Length, Lsn, Offset, Timestamp, check_range,
 };
 
 use crate::index::Stored;
 use crate::record::{Kind, PAYLOAD_MAX};
-use crate::{Error, Index, LogHeader, RecordHeader, Result, Summary};
+use crate::resolve::Resolver;
+use crate::{Error, LogHeader, RecordHeader, Result, Summary};
 
 /// Turns changes into the bytes of a log. It does no I/O and keeps no payload: each record is handed
 /// to the caller as its header and the borrowed payload, to be written one behind the other.
@@ -17,7 +18,7 @@ pub struct Encoder {
     next: Lsn,
     position: u64,
     payload: Length,
-    index: ExtentMap<Stored>,
+    index: Resolver,
 }
 
 /// A record as it is to be appended.
@@ -41,9 +42,27 @@ impl Encoder {
             next: Lsn::ZERO,
             position: LogHeader::LEN as u64,
             payload: Length::ZERO,
-            index: ExtentMap::new(),
+            index: Resolver::default(),
         };
         (encoder, bytes)
+    }
+
+    /// Refuses a change that cannot be recorded.
+    pub(crate) fn check(&self, change: Change<'_>) -> Result<()> {
+        let extent = change.extent();
+        if let (None, Change::Write { offset, data }) = (extent, change) {
+            // An empty write passes; one whose end no offset can say does not.
+            check_range(offset, Length::of(data), self.header.disk_size)?;
+        }
+        match extent {
+            Some(extent) if extent.end().get() > self.header.disk_size.get() => {
+                Err(Error::OutOfRange {
+                    extent,
+                    size: self.header.disk_size,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The records of `change`: one, or several for a write longer than
@@ -57,19 +76,8 @@ impl Encoder {
         change: Change<'a>,
         time: Timestamp,
     ) -> Result<impl Iterator<Item = Encoded<'a>>> {
+        self.check(change)?;
         let extent = change.extent();
-        if let (None, Change::Write { offset, data }) = (extent, change) {
-            // An empty write passes; one whose end no offset can say does not.
-            check_range(offset, Length::of(data), self.header.disk_size)?;
-        }
-        if let Some(extent) = extent
-            && extent.end().get() > self.header.disk_size.get()
-        {
-            return Err(Error::OutOfRange {
-                extent,
-                size: self.header.disk_size,
-            });
-        }
         let (kind, data): (_, &[u8]) = match change {
             Change::Write { data, .. } => (Kind::Write, data),
             Change::WriteZeroes(_) => (Kind::WriteZeroes, &[]),
@@ -121,7 +129,7 @@ impl Encoder {
                 record: self.position,
                 skip: 0,
             };
-            self.index.insert(extent, stored);
+            self.index.add(extent, stored);
         }
         self.next = lsn.next();
         self.payload = self.payload.saturating_add(Length::of(payload));
@@ -148,15 +156,21 @@ impl Encoder {
         self.next.get()
     }
 
-    /// The number of pieces in the index so far.
+    /// The number of pieces in the index so far, those counted apart that a record not long ago has
+    /// overwritten.
     pub fn pieces(&self) -> usize {
-        self.index.runs()
+        self.index.pieces()
+    }
+
+    /// Whether the index has fewer than `limit` pieces.
+    pub fn has_room(&mut self, limit: usize) -> bool {
+        self.index.has_room(limit)
     }
 
     /// The bytes that seal the log, given the SHA-256 of everything before them and that of the
     /// disk's log before this one.
     pub fn seal(self, content: ContentDigest, predecessor: ContentDigest) -> (Vec<u8>, Summary) {
-        let index = Index(self.index);
+        let index = self.index.finish();
         let mut summary = Summary {
             records: self.next.get(),
             payload: self.payload,

@@ -77,6 +77,7 @@ mod pool;
 mod reader;
 mod record;
 mod recover;
+mod resolve;
 mod salvage;
 mod sealed;
 mod undo;

@@ -104,6 +104,20 @@ impl<R: Read> StreamReader<R> {
     /// # Errors
     /// [`Error::Io`] if the reader fails.
     pub fn next_record(&mut self) -> Result<Option<Record>> {
+        let mut payload = Vec::new();
+        let read = self.read_into(&mut payload)?;
+        Ok(read.map(|(at, header)| Record {
+            at,
+            header,
+            payload: payload.into(),
+        }))
+    }
+
+    /// The next record, its payload in `payload`: where it is, and its header.
+    pub(crate) fn read_into(
+        &mut self,
+        payload: &mut Vec<u8>,
+    ) -> Result<Option<(u64, RecordHeader)>> {
         if self.tail.is_some() {
             return Ok(None);
         }
@@ -123,28 +137,24 @@ impl<R: Read> StreamReader<R> {
             Err(error) => return Err(error),
         };
         // At most PAYLOAD_MAX, which parsing has checked.
-        let mut payload = vec![0; header.payload.to_usize().unwrap_or_default()];
-        let read = fill(&mut self.from, &mut payload, self.at)?;
+        payload.resize(header.payload.to_usize().unwrap_or_default(), 0);
+        let read = fill(&mut self.from, payload, self.at)?;
         if read < payload.len() {
             return Ok(self.torn("the record's payload is cut short"));
         }
-        if !header.verify(&bytes, &payload, self.salt) {
+        if !header.verify(&bytes, payload, self.salt) {
             return Ok(self.torn("the record's checksum does not match"));
         }
         if header.lsn.get() != self.next {
             return Ok(self.torn("the record is out of sequence"));
         }
-        let record = Record {
-            at: self.at,
-            header,
-            payload: payload.into(),
-        };
-        self.at += record.length();
+        let at = self.at;
+        self.at += (RecordHeader::LEN + payload.len()) as u64;
         self.next += 1;
-        Ok(Some(record))
+        Ok(Some((at, header)))
     }
 
-    fn torn(&mut self, reason: &'static str) -> Option<Record> {
+    fn torn<T>(&mut self, reason: &'static str) -> Option<T> {
         self.tail = Some(Tail::Torn {
             at: self.at,
             reason,

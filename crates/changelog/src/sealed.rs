@@ -1,7 +1,7 @@
 //! A log that is sealed and proved.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,12 +11,16 @@ use sha2::{Digest, Sha256};
 use crate::apply::{Applied, apply_pieces};
 use crate::fields::all_zero;
 use crate::file::LogFile;
+use crate::index::Stored;
 use crate::reader::{Record, StreamReader, Tail};
+use crate::resolve::Resolver;
 use crate::writer::io_error;
 use crate::{Error, Index, LogHeader, Result, Summary, Trailer};
 
 /// The bytes of a footer that are read at a time: whole entries.
 const FOOTER_STEP: usize = 1 << 20;
+/// What is read at a time: as much as stays in the cache until it is digested and copied.
+const BUFFER: usize = 128 << 10;
 
 /// A sealed log file. It exists only where every record, the content's digest and the index were
 /// proved, or where it has just been sealed.
@@ -37,7 +41,7 @@ impl SealedLog {
     }
 
     /// Opens the sealed log at `path` and proves all of it: every record's checksum, the content's
-    /// digest, and that the index is what the records make of it. Reads the file twice, in bounded
+    /// digest, and that the index is what the records make of it. Reads the file once, in bounded
     /// memory but for the index.
     ///
     /// # Errors
@@ -45,20 +49,18 @@ impl SealedLog {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
         let (summary, index, footer_at) = read_footer(&file, path)?;
-        let body = BufReader::with_capacity(64 << 10, (&file).take(footer_at));
-        let mut reader = StreamReader::new(body)?;
-        let (mut records, mut payload) = (0, Length::ZERO);
-        let mut proved = Index::default();
-        while let Some(record) = reader.next_record()? {
+        let mut body = Digesting::new((&file).take(footer_at));
+        let buffered = BufReader::with_capacity(BUFFER, &mut body);
+        let mut reader = StreamReader::new(buffered)?;
+        let (mut records, mut payload, mut bytes) = (0, Length::ZERO, Vec::new());
+        let mut proved = Resolver::default();
+        while let Some((record, header)) = reader.read_into(&mut bytes)? {
             records += 1;
-            payload = payload.saturating_add(Length::of(&record.payload));
-            if let Some(extent) = record.header.extent {
-                let stored = crate::index::Stored {
-                    kind: record.header.kind,
-                    record: record.at,
-                    skip: 0,
-                };
-                proved.0.insert(extent, stored);
+            payload = payload.saturating_add(header.payload);
+            if let Some(extent) = header.extent {
+                let kind = header.kind;
+                let skip = 0;
+                proved.add(extent, Stored { kind, record, skip });
             }
         }
         match reader.tail() {
@@ -71,20 +73,22 @@ impl SealedLog {
             }
             _ => {}
         }
-        let agrees = proved.iter().eq(index.iter());
+        let header = *reader.header();
+        let agrees = proved.finish().iter().eq(index.iter());
         if !agrees || (records, payload) != (summary.records, summary.payload) {
             return Err(Error::damaged(
                 footer_at,
                 "the footer does not agree with the records",
             ));
         }
-        if digest_of(&file, path, footer_at)? != summary.content {
+        // All of it was read: the records end where the footer begins.
+        if body.finish() != summary.content {
             return Err(Error::damaged(
                 footer_at,
                 "the content's digest does not match",
             ));
         }
-        Ok(Self::trusted(path.into(), *reader.header(), summary))
+        Ok(Self::trusted(path.into(), header, summary))
     }
 
     /// Where it is.
@@ -217,6 +221,32 @@ fn read_pieces(file: &File, path: &Path, trailer: &Trailer) -> Result<Vec<u8>> {
         }
     }
     Ok(footer)
+}
+
+/// A reader that digests what is read.
+struct Digesting<R> {
+    from: R,
+    sha: Sha256,
+}
+
+impl<R: Read> Digesting<R> {
+    fn new(from: R) -> Self {
+        let sha = Sha256::new();
+        Self { from, sha }
+    }
+
+    /// The SHA-256 of what was read.
+    fn finish(self) -> ContentDigest {
+        ContentDigest::new(self.sha.finalize().into())
+    }
+}
+
+impl<R: Read> Read for Digesting<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(into)?;
+        self.sha.update(into.get(..read).unwrap_or_default());
+        Ok(read)
+    }
 }
 
 /// The SHA-256 of the first `length` bytes of a file.

@@ -161,6 +161,45 @@ fn long_writes_are_several_records() {
     assert_eq!(PAYLOAD_MAX, Length::mib(1));
 }
 
+/// A batch of more records than one vectored write takes is what appending each is.
+#[test]
+fn a_batch_is_its_changes_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes: Vec<_> = (0..1300_u64)
+        .map(|number| {
+            let offset = Offset::new(number * 37 % (SIZE - 64));
+            let zeroed = Extent::new(offset, Length::new(7)).unwrap();
+            let change = match number % 5 {
+                0 => Change::WriteZeroes(zeroed),
+                1 => Change::Discard(zeroed),
+                _ => Change::Write {
+                    offset,
+                    data: &[0xAB; 64][..usize::try_from(number % 64).unwrap()],
+                },
+            };
+            (change, Timestamp::from_nanos(number))
+        })
+        .collect();
+    let create = |name| {
+        let path = folder.path().join(name);
+        FileWriter::create(&path, header(), WriterOptions::default()).unwrap()
+    };
+    let (mut batch, mut single) = (create("batch"), create("single"));
+    assert_eq!(batch.append_batch(&changes).unwrap(), Lsn::ZERO);
+    for (change, time) in &changes {
+        single.append(*change, *time).unwrap();
+    }
+    let past = Change::Discard(Extent::new(Offset::new(SIZE), Length::new(1)).unwrap());
+    let refused = batch.append_batch(&[changes[2], (past, Timestamp::default())]);
+    assert!(matches!(refused, Err(Error::OutOfRange { .. })));
+    batch.append_batch(&[]).unwrap();
+    let bytes = |log: FileWriter| {
+        let sealed = log.seal(ContentDigest::NONE).unwrap();
+        std::fs::read(SealedLog::open(sealed.path()).unwrap().path()).unwrap()
+    };
+    assert!(bytes(batch) == bytes(single));
+}
+
 #[test]
 fn limits_are_typed_and_leave_the_log_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
