@@ -185,12 +185,6 @@ pub(super) fn salvage(file: &Path, to: &Path, out: &mut dyn Write) -> Result<Exi
 /// Writes every record of `file` that proves itself to a log at `to`.
 fn salvage_to(file: &Path, header: LogHeader, to: &Path) -> Result<SealedLog> {
     let mut log = FileWriter::create_new(to, header, WriterOptions::default())?;
-    salvage_native(file, |record| {
-        match record.change() {
-            Some(change) => log.append(change, record.time())?,
-            None => log.bookmark(&String::from_utf8_lossy(&record.payload), record.time())?,
-        };
-        Ok(())
-    })?;
+    salvage_native(file, |record| log.append_record(record).map(drop))?;
     Ok(log.seal(ContentDigest::NONE)?)
 }

@@ -1,5 +1,6 @@
 //! Logs as people read them, and as JSON.
 
+use std::borrow::Cow;
 use std::io::{Result, Write};
 use std::path::Path;
 
@@ -18,22 +19,34 @@ pub(super) struct Line<'a> {
     pub(super) time: Timestamp,
     pub(super) kind: Kind,
     pub(super) extent: Option<Extent>,
-    pub(super) label: Option<&'a str>,
+    pub(super) label: Option<Cow<'a, str>>,
 }
 
 impl<'a> Line<'a> {
     /// A record of a native log.
     pub(super) fn of(record: &'a Record) -> Self {
-        let label = std::str::from_utf8(&record.payload).ok();
         Self {
             number: record.header.lsn.get(),
             at: record.at,
             time: record.time(),
             kind: record.header.kind,
             extent: record.header.extent,
-            label: label.filter(|_| record.header.kind == Kind::Bookmark),
+            label: label_of(record),
         }
     }
+}
+
+/// What a record without an extent says.
+fn label_of(record: &Record) -> Option<Cow<'_, str>> {
+    if let Some(size) = record.header.resized {
+        return Some(format!("to {size}").into());
+    }
+    if let Ok(Some(mark)) = record.barrier() {
+        let (consistency, group, label) = (mark.consistency, mark.group, mark.label);
+        return Some(format!("{consistency:?} {group} {label}").into());
+    }
+    let is_label = record.header.kind == Kind::Bookmark;
+    is_label.then(|| String::from_utf8_lossy(&record.payload))
 }
 
 fn name(kind: Kind) -> &'static str {
@@ -42,6 +55,8 @@ fn name(kind: Kind) -> &'static str {
         Kind::WriteZeroes => "zero",
         Kind::Discard => "discard",
         Kind::Bookmark => "bookmark",
+        Kind::Barrier => "barrier",
+        Kind::Resize => "resize",
     }
 }
 
@@ -62,7 +77,12 @@ pub(super) fn line(out: &mut dyn Write, line: &Line<'_>, json: bool) -> Result<(
     }
     let what = match line.extent {
         Some(extent) => format!("{} at {}", extent.length(), extent.start().get()),
-        None => line.label.unwrap_or_default().escape_debug().to_string(),
+        None => line
+            .label
+            .as_deref()
+            .unwrap_or_default()
+            .escape_debug()
+            .to_string(),
     };
     let (number, kind) = (line.number, name(line.kind));
     writeln!(out, "{number:>8}  {time}  {kind:<8}  {what}")

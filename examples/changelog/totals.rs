@@ -11,7 +11,7 @@ pub(super) struct Totals {
     pub(super) writes: u64,
     pub(super) zeroed: u64,
     pub(super) discarded: u64,
-    /// Records that change no byte: labels and the like.
+    /// Records that change no byte: labels, barriers, resizes.
     pub(super) marks: u64,
     /// The bytes of all changes, those changed twice counted twice.
     pub(super) changed: Length,
@@ -27,7 +27,7 @@ impl Totals {
             Kind::Write => self.writes += 1,
             Kind::WriteZeroes => self.zeroed += 1,
             Kind::Discard => self.discarded += 1,
-            Kind::Bookmark => self.marks += 1,
+            Kind::Bookmark | Kind::Barrier | Kind::Resize => self.marks += 1,
         }
         self.extents.extend(line.extent);
         let length = line.extent.map_or(Length::ZERO, Extent::length);

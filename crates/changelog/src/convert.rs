@@ -12,7 +12,8 @@ use crate::{
 /// Writes the changes of `log` to a new HRL at `path`, in the same order, and closes it at `closed`.
 ///
 /// An HRL knows writes only: what the log zeroed or discarded becomes written zeros, byte for byte,
-/// which [`HrlOptions::quota`] keeps in bounds. Times are cut to the second; labels are left out.
+/// which [`HrlOptions::quota`] keeps in bounds. Times are cut to the second; labels, barriers and a
+/// resize are left out.
 ///
 /// # Errors
 /// As [`HrlWriter::append`] and [`ChangeLog::changes`]. No file is left then.
@@ -29,6 +30,7 @@ pub fn to_hrl(
 }
 
 /// Writes the changes of `log` to a new native log at `path`, in the same order, and seals it.
+/// Labels, barriers and a resize are left out.
 ///
 /// # Errors
 /// As [`FileWriter::append`], of which [`Error::OutOfRange`] says that the log is not of the disk that

@@ -5,7 +5,7 @@ use afterimage_block::{
 };
 
 use crate::index::Stored;
-use crate::record::{Kind, PAYLOAD_MAX};
+use crate::record::{Kind, PAYLOAD_MAX, is_size};
 use crate::resolve::Resolver;
 use crate::{Error, LogHeader, RecordHeader, Result, Summary};
 
@@ -19,6 +19,7 @@ pub struct Encoder {
     position: u64,
     payload: Length,
     index: Resolver,
+    resized: Option<Length>,
 }
 
 /// A record as it is to be appended.
@@ -43,12 +44,16 @@ impl Encoder {
             position: LogHeader::LEN as u64,
             payload: Length::ZERO,
             index: Resolver::default(),
+            resized: None,
         };
         (encoder, bytes)
     }
 
     /// Refuses a change that cannot be recorded.
     pub(crate) fn check(&self, change: Change<'_>) -> Result<()> {
+        if let Some(size) = self.resized {
+            return Err(Error::Resized { size });
+        }
         let extent = change.extent();
         if let (None, Change::Write { offset, data }) = (extent, change) {
             // An empty write passes; one whose end no offset can say does not.
@@ -69,7 +74,7 @@ impl Encoder {
     /// [`PAYLOAD_MAX`](crate::PAYLOAD_MAX).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if it lies outside the disk, [`Error::Disk`] if its end is past what an
+    /// [`Error::Resized`] behind a resize; [`Error::OutOfRange`] if it lies outside the disk, [`Error::Disk`] if its end is past what an
     /// offset can say; nothing is encoded.
     pub fn change<'a>(
         &mut self,
@@ -114,6 +119,26 @@ impl Encoder {
         self.record(Kind::Bookmark, None, label.as_bytes(), time)
     }
 
+    /// The record of a barrier whose payload is `mark`, encoded.
+    pub(crate) fn barrier<'a>(&mut self, mark: &'a [u8], time: Timestamp) -> Encoded<'a> {
+        self.record(Kind::Barrier, None, mark, time)
+    }
+
+    /// The record of the disk's new size, behind which the log takes no more changes.
+    ///
+    /// # Errors
+    /// [`Error::NotASize`]; [`Error::Resized`] if it got one before.
+    pub fn resize(&mut self, size: Length, time: Timestamp) -> Result<Encoded<'static>> {
+        if let Some(size) = self.resized {
+            return Err(Error::Resized { size });
+        }
+        if !is_size(size) {
+            return Err(Error::NotASize { size });
+        }
+        self.resized = Some(size);
+        Ok(self.append(Kind::Resize, (0, size.get()), &[], time))
+    }
+
     fn record<'a>(
         &mut self,
         kind: Kind,
@@ -121,8 +146,6 @@ impl Encoder {
         payload: &'a [u8],
         time: Timestamp,
     ) -> Encoded<'a> {
-        let lsn = self.next;
-        let header = RecordHeader::encode(kind, lsn, time, extent, payload, self.salt);
         if let Some(extent) = extent {
             let stored = Stored {
                 kind,
@@ -131,6 +154,19 @@ impl Encoder {
             };
             self.index.add(extent, stored);
         }
+        let fields = extent.map_or((0, 0), |e| (e.start().get(), e.length().get()));
+        self.append(kind, fields, payload, time)
+    }
+
+    fn append<'a>(
+        &mut self,
+        kind: Kind,
+        fields: (u64, u64),
+        payload: &'a [u8],
+        time: Timestamp,
+    ) -> Encoded<'a> {
+        let lsn = self.next;
+        let header = RecordHeader::encode(kind, lsn, time, fields, payload, self.salt);
         self.next = lsn.next();
         self.payload = self.payload.saturating_add(Length::of(payload));
         self.position += (RecordHeader::LEN + payload.len()) as u64;
@@ -176,6 +212,7 @@ impl Encoder {
             payload: self.payload,
             content,
             predecessor,
+            resized: self.resized,
             file_length: Length::ZERO,
         };
         let bytes = index.encode(&summary, self.position);

@@ -58,6 +58,18 @@ pub enum Error {
     /// An earlier write or force of this log failed, so that nothing more can be proved of it.
     #[error("change log failed earlier and takes no more: begin a new one")]
     Poisoned,
+    /// The disk got another size, behind which the log takes no more changes.
+    #[error("the disk was resized to {size}: rotate the log")]
+    Resized {
+        /// The disk's new size.
+        size: Length,
+    },
+    /// No disk can be of this size.
+    #[error("{} bytes are not a whole number of sectors of 512", size.get())]
+    NotASize {
+        /// The size.
+        size: Length,
+    },
     /// The change lies outside the disk.
     #[error("extent {extent} ends past the disk's {} bytes", size.get())]
     OutOfRange {
@@ -117,9 +129,11 @@ impl Error {
     /// Whether trying again, a rotation or more space can help. Damage stays damage.
     pub fn is_recoverable(&self) -> bool {
         match self {
-            Self::Io { .. } | Self::OverQuota { .. } | Self::IndexFull { .. } | Self::Poisoned => {
-                true
-            }
+            Self::Io { .. }
+            | Self::OverQuota { .. }
+            | Self::IndexFull { .. }
+            | Self::Resized { .. }
+            | Self::Poisoned => true,
             Self::InFile { source, .. } => source.is_recoverable(),
             Self::Disk(error) => error.is_recoverable(),
             _ => false,

@@ -65,6 +65,8 @@ pub struct Summary {
     pub content: ContentDigest,
     /// The content digest of the disk's log before this one; [`ContentDigest::NONE`] if there is none.
     pub predecessor: ContentDigest,
+    /// The disk's size after the log, if it got another one.
+    pub resized: Option<Length>,
     /// The length of the whole file.
     pub file_length: Length,
 }
@@ -103,6 +105,8 @@ impl Index {
         put(&mut bytes, 24, &(self.pieces() as u64).to_le_bytes());
         put(&mut bytes, 32, summary.content.as_bytes());
         put(&mut bytes, 64, summary.predecessor.as_bytes());
+        let resized = summary.resized.map_or(0, Length::get);
+        put(&mut bytes, 96, &resized.to_le_bytes());
         for (extent, stored) in self.0.iter() {
             let mut piece = [0; PIECE];
             put(&mut piece, 0, &extent.start().get().to_le_bytes());
@@ -136,7 +140,8 @@ impl Index {
         let Some((head, pieces)) = footer.split_at_checked(FOOTER) else {
             return Err(damaged(0, "the footer is too short"));
         };
-        let reserved = all_zero(&head[4..8]) && all_zero(&head[96..]);
+        let reserved = all_zero(&head[4..8]) && all_zero(&head[104..]);
+        let resized = Some(Length::new(u64_at(head, 96))).filter(|size| !size.is_zero());
         let count = pieces.len() / PIECE;
         let counted = u64_at(head, 24) == count as u64 && pieces.len() % PIECE == 0;
         if bytes_at::<4>(head, 0) != FOOTER_MAGIC || !reserved || !counted {
@@ -157,6 +162,7 @@ impl Index {
             payload: Length::new(u64_at(head, 16)),
             content: ContentDigest::new(bytes_at(head, 32)),
             predecessor: ContentDigest::new(bytes_at(head, 64)),
+            resized,
             file_length: trailer.file_length(),
         };
         Ok((Self(index), summary))
@@ -167,7 +173,7 @@ impl Index {
 fn parse_piece(bytes: &[u8], footer_at: u64) -> Option<(Extent, Stored)> {
     let (offset, length) = (Offset::new(u64_at(bytes, 0)), Length::new(u64_at(bytes, 8)));
     let extent = Extent::new(offset, length).ok()?;
-    let kind = Kind::parse(*bytes.get(28)?).filter(|kind| *kind != Kind::Bookmark)?;
+    let kind = Kind::parse(*bytes.get(28)?).filter(|kind| kind.changes())?;
     let stored = Stored {
         kind,
         record: u64_at(bytes, 16),

@@ -62,6 +62,7 @@
 
 mod any;
 mod apply;
+mod barrier;
 mod convert;
 mod encoder;
 mod error;
@@ -85,6 +86,7 @@ mod writer;
 
 pub use any::{AnyLog, ChangeLog, open_log};
 pub use apply::Applied;
+pub use barrier::{BarrierMark, Consistency, GroupId};
 pub use convert::{to_hrl, to_native};
 pub use encoder::{Encoded, Encoder};
 pub use error::{Error, Result};

@@ -28,8 +28,8 @@ impl Slice for Source {
 /// what they do one after the other, and holds each byte at most once: in its newest state, with the
 /// time at which that was logged, and in the order of the disk.
 ///
-/// What was zeroed or discarded last stays so. Labels are left out: the states that they name are no
-/// longer in the log. The merged log covers the generations of all of them, and names the
+/// What was zeroed or discarded last stays so. Labels and barriers are left out: the states that they
+/// name are no longer in the log. The merged log covers the generations of all of them, and names the
 /// predecessor of the first.
 ///
 /// Memory is bounded by the pieces of the logs' indexes and some megabytes; every record that is
@@ -38,6 +38,7 @@ impl Slice for Source {
 /// # Errors
 /// [`Error::NotConsecutive`] unless each log is of the same disk, size and epoch as the one before,
 /// begins with the next generation, and names it as its predecessor if it names any;
+/// [`Error::Resized`] within [`Error::InFile`] if the disk got another size before the last log's end;
 /// [`Error::InFile`] if a log was changed since it was proved; [`Error::IndexFull`],
 /// [`Error::OverQuota`], [`Error::Io`]. No file is left then, and none is replaced.
 pub fn merge(
@@ -49,6 +50,9 @@ pub fn merge(
     let logs: Vec<_> = std::iter::once(first).chain(rest).collect();
     for (earlier, later) in logs.iter().zip(rest) {
         later.check_follows(earlier)?;
+    }
+    for log in logs.iter().take(rest.len()) {
+        check_keeps_size(log)?;
     }
     let mut newest = ExtentMap::new();
     for (log, sealed) in logs.iter().enumerate() {
@@ -63,7 +67,9 @@ pub fn merge(
     };
     let mut merged = FileWriter::create_new(path, header, options)?;
     let copied = copy(&newest, RecordPool::new(logs), &mut merged);
+    let last = rest.last().unwrap_or(first);
     copied
+        .and_then(|()| copy_resize(last, &mut merged))
         .and_then(|()| merged.seal(first.summary().predecessor))
         .inspect_err(|_| discard_file(path))
 }
@@ -80,7 +86,8 @@ impl SealedLog {
         let named = self.summary().predecessor;
         // A merged log's digest is not the one that the next log was told.
         let original = before.first == before.last;
-        let reason = if before.disk != after.disk || before.disk_size != after.disk_size {
+        let size = earlier.summary().resized.unwrap_or(before.disk_size);
+        let reason = if before.disk != after.disk || size != after.disk_size {
             "it is of another disk, or the disk had another size"
         } else if before.epoch != after.epoch {
             "it is of another epoch"
@@ -97,6 +104,26 @@ impl SealedLog {
             reason,
         })
     }
+}
+
+/// Refuses a log that is to be followed by others if the disk had another size behind it: a log is of
+/// one size.
+fn check_keeps_size(log: &SealedLog) -> Result<()> {
+    match log.summary().resized {
+        Some(size) => Err(Error::Resized { size }.in_file(log.path())),
+        None => Ok(()),
+    }
+}
+
+/// Ends `merged` with the new size that the last log ends with, if it does.
+fn copy_resize(last: &SealedLog, merged: &mut FileWriter) -> Result<()> {
+    if last.summary().resized.is_none() {
+        return Ok(());
+    }
+    last.records(|record| match record.header.resized {
+        Some(_) => merged.append_record(record).map(drop),
+        None => Ok(()),
+    })
 }
 
 fn copy(
@@ -132,6 +159,6 @@ fn newest_of(record: &Record, extent: Extent, stored: Stored) -> Option<Change<'
         }
         Kind::WriteZeroes => Some(Change::WriteZeroes(extent)),
         Kind::Discard => Some(Change::Discard(extent)),
-        Kind::Bookmark => None,
+        Kind::Bookmark | Kind::Barrier | Kind::Resize => None,
     }
 }

@@ -6,7 +6,7 @@ use afterimage_block::{Change, Length, Timestamp};
 use bytes::Bytes;
 
 use crate::fields::all_zero;
-use crate::{Error, LogHeader, RecordHeader, Result};
+use crate::{BarrierMark, Error, Kind, LogHeader, RecordHeader, Result};
 
 /// A record that verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,14 +15,25 @@ pub struct Record {
     pub at: u64,
     /// Its header.
     pub header: RecordHeader,
-    /// Its payload: the new bytes of a write, the label of a bookmark.
+    /// Its payload: the new bytes of a write, the label of a bookmark, the [`barrier`](Self::barrier).
     pub payload: Bytes,
 }
 
 impl Record {
-    /// The change; `None` for a bookmark.
+    /// The change; `None` if it changes no bytes.
     pub fn change(&self) -> Option<Change<'_>> {
         self.header.change(&self.payload)
+    }
+
+    /// The barrier; `None` if it is another record.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is none that this release knows.
+    pub fn barrier(&self) -> Result<Option<BarrierMark<'_>>> {
+        match self.header.kind {
+            Kind::Barrier => BarrierMark::parse(&self.payload, self.at).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// When it was logged.

@@ -1,7 +1,8 @@
 //! One change as it stands in a log.
 
-use afterimage_block::{Change, Extent, Length, Lsn, Offset, Timestamp};
+use afterimage_block::{Change, Extent, Length, Lsn, Offset, SECTOR, Timestamp};
 
+use crate::barrier::HEAD;
 use crate::fields::{bytes_at, put, u32_at, u64_at};
 use crate::{Error, Result};
 
@@ -22,6 +23,10 @@ pub enum Kind {
     Discard = 3,
     /// A label in the history; changes nothing.
     Bookmark = 4,
+    /// A moment that all disks of a machine have in common; changes nothing.
+    Barrier = 5,
+    /// The disk got another size; no change follows it in the log.
+    Resize = 6,
 }
 
 impl Kind {
@@ -31,8 +36,15 @@ impl Kind {
             2 => Some(Self::WriteZeroes),
             3 => Some(Self::Discard),
             4 => Some(Self::Bookmark),
+            5 => Some(Self::Barrier),
+            6 => Some(Self::Resize),
             _ => None,
         }
+    }
+
+    /// Whether records of this kind change bytes of the disk.
+    pub(crate) fn changes(self) -> bool {
+        matches!(self, Self::Write | Self::WriteZeroes | Self::Discard)
     }
 }
 
@@ -45,8 +57,10 @@ pub struct RecordHeader {
     pub lsn: Lsn,
     /// When the change was logged.
     pub time: Timestamp,
-    /// The changed bytes; `None` for a bookmark.
+    /// The changed bytes; `None` if it changes none.
     pub extent: Option<Extent>,
+    /// The disk's new size, of a resize.
+    pub resized: Option<Length>,
     /// The bytes that follow the header.
     pub payload: Length,
     checksum: u32,
@@ -56,18 +70,17 @@ impl RecordHeader {
     /// Its length in the file.
     pub const LEN: usize = 48;
 
-    /// The bytes of the header of a record with `payload`, in the log whose header has the checksum
+    /// The bytes of the header of a record with `payload` and these fields of offset and length, in the log whose header has the checksum
     /// `salt`.
     pub(crate) fn encode(
         kind: Kind,
         lsn: Lsn,
         time: Timestamp,
-        extent: Option<Extent>,
+        (offset, length): (u64, u64),
         payload: &[u8],
         salt: u32,
     ) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        let (offset, length) = extent.map_or((0, 0), |e| (e.start().get(), e.length().get()));
         put(&mut bytes, 0, &MAGIC);
         put(&mut bytes, 4, &[kind as u8]);
         put(&mut bytes, 8, &lsn.get().to_le_bytes());
@@ -109,6 +122,11 @@ impl RecordHeader {
             Kind::Write => extent.is_some() && length == payload,
             Kind::WriteZeroes | Kind::Discard => extent.is_some() && payload.is_zero(),
             Kind::Bookmark => offset == Offset::ZERO && length.is_zero(),
+            Kind::Barrier => {
+                let long_enough = payload >= Length::new(HEAD as u64);
+                offset == Offset::ZERO && length.is_zero() && long_enough
+            }
+            Kind::Resize => offset == Offset::ZERO && is_size(length) && payload.is_zero(),
         };
         if !fits {
             return damaged("the record's extent is impossible");
@@ -117,7 +135,8 @@ impl RecordHeader {
             kind,
             lsn: Lsn::new(u64_at(bytes, 8)),
             time: Timestamp::from_nanos(u64_at(bytes, 32)),
-            extent: extent.filter(|_| kind != Kind::Bookmark),
+            extent: extent.filter(|_| kind.changes()),
+            resized: Some(length).filter(|_| kind == Kind::Resize),
             payload,
             checksum: u32_at(bytes, 44),
         })
@@ -128,7 +147,7 @@ impl RecordHeader {
         self.checksum == checksum(salt, header, payload)
     }
 
-    /// The change, with its payload; `None` for a bookmark.
+    /// The change, with its payload; `None` if it changes no bytes.
     pub fn change<'a>(&self, payload: &'a [u8]) -> Option<Change<'a>> {
         let extent = self.extent?;
         match self.kind {
@@ -138,9 +157,14 @@ impl RecordHeader {
             }),
             Kind::WriteZeroes => Some(Change::WriteZeroes(extent)),
             Kind::Discard => Some(Change::Discard(extent)),
-            Kind::Bookmark => None,
+            Kind::Bookmark | Kind::Barrier | Kind::Resize => None,
         }
     }
+}
+
+/// Whether a disk can be of this size.
+pub(crate) fn is_size(size: Length) -> bool {
+    !size.is_zero() && size.get().is_multiple_of(SECTOR.get())
 }
 
 fn checksum(salt: u32, header: &[u8; RecordHeader::LEN], payload: &[u8]) -> u32 {

@@ -15,7 +15,7 @@ use crate::index::Stored;
 use crate::reader::{Record, StreamReader, Tail};
 use crate::resolve::Resolver;
 use crate::writer::io_error;
-use crate::{Error, Index, LogHeader, Result, Summary, Trailer};
+use crate::{BarrierMark, Error, Index, Kind, LogHeader, Result, Summary, Trailer};
 
 /// The bytes of a footer that are read at a time: whole entries.
 const FOOTER_STEP: usize = 1 << 20;
@@ -53,10 +53,17 @@ impl SealedLog {
         let buffered = BufReader::with_capacity(BUFFER, &mut body);
         let mut reader = StreamReader::new(buffered)?;
         let (mut records, mut payload, mut bytes) = (0, Length::ZERO, Vec::new());
-        let mut proved = Resolver::default();
+        let (mut proved, mut resized) = (Resolver::default(), None);
         while let Some((record, header)) = reader.read_into(&mut bytes)? {
             records += 1;
             payload = payload.saturating_add(header.payload);
+            if resized.is_some() && (header.extent.is_some() || header.resized.is_some()) {
+                return Err(Error::damaged(record, "a change follows a resize"));
+            }
+            resized = header.resized.or(resized);
+            if header.kind == Kind::Barrier {
+                BarrierMark::parse(&bytes, record)?;
+            }
             if let Some(extent) = header.extent {
                 let kind = header.kind;
                 let skip = 0;
@@ -75,7 +82,8 @@ impl SealedLog {
         }
         let header = *reader.header();
         let agrees = proved.finish().iter().eq(index.iter());
-        if !agrees || (records, payload) != (summary.records, summary.payload) {
+        let counted = (records, payload, resized);
+        if !agrees || counted != (summary.records, summary.payload, summary.resized) {
             return Err(Error::damaged(
                 footer_at,
                 "the footer does not agree with the records",

@@ -25,6 +25,8 @@ pub struct Undoable {
 /// the disk is no longer what the before-images are to be taken of. That is why `undo` should have
 /// been made by [`FileWriter::create_new`].
 ///
+/// If `log` resizes the disk that is the caller's to do, afterwards, and to take back beforehand.
+///
 /// The undo log's records have the time at which it was begun, its predecessor is
 /// [`ChangeLog::content`] of `log`. Its length is at most that of the data that `log` changes, plus 48
 /// bytes a record.

@@ -8,7 +8,7 @@ use afterimage_block::{Change, ContentDigest, Length, Lsn, Timestamp};
 
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
-use crate::{Error, LogHeader, PAYLOAD_MAX, RecordHeader, Result, SealedLog};
+use crate::{BarrierMark, Error, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, SealedLog};
 
 /// The most records in one vectored write: Linux takes 1024 pieces of memory.
 const GROUP: usize = 512;
@@ -100,7 +100,8 @@ impl FileWriter {
     /// Appends a change that was made at `time`; returns the number of its first record.
     ///
     /// # Errors
-    /// [`Error::OverQuota`], [`Error::IndexFull`] and [`Error::OutOfRange`] leave the log as it was;
+    /// [`Error::OverQuota`], [`Error::IndexFull`], [`Error::Resized`] and [`Error::OutOfRange`] leave
+    /// the log as it was;
     /// [`Error::Io`] poisons it; [`Error::Poisoned`].
     pub fn append(&mut self, change: Change<'_>, time: Timestamp) -> Result<Lsn> {
         self.check_room([payload_of(change)])?;
@@ -147,6 +148,55 @@ impl FileWriter {
         let written = write_record(&mut self.file, &record);
         self.written(start, written)?;
         Ok(record.lsn)
+    }
+
+    /// Appends a barrier. Those of all logs of a machine have the same group.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn barrier(&mut self, mark: &BarrierMark<'_>, time: Timestamp) -> Result<Lsn> {
+        let payload = mark.encode();
+        self.check_room([payload.len() as u64])?;
+        let start = self.encoder.position();
+        let record = self.encoder.barrier(&payload, time);
+        let written = write_record(&mut self.file, &record);
+        self.written(start, written)?;
+        Ok(record.lsn)
+    }
+
+    /// Appends that the disk now has `size`. The log takes no more changes: those of the disk as it
+    /// is now go to the next one, whose header has the new size.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); [`Error::NotASize`], [`Error::Resized`].
+    pub fn resize(&mut self, size: Length, time: Timestamp) -> Result<Lsn> {
+        self.check_room([0])?;
+        let start = self.encoder.position();
+        let record = self.encoder.resize(size, time)?;
+        let written = write_record(&mut self.file, &record);
+        self.written(start, written)?;
+        Ok(record.lsn)
+    }
+
+    /// Appends what a record of another log says, at its time.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append) and [`resize`](Self::resize); [`Error::Damaged`] if it is a
+    /// barrier or a bookmark that makes no sense.
+    pub fn append_record(&mut self, record: &Record) -> Result<Lsn> {
+        let time = record.time();
+        if let Some(change) = record.change() {
+            return self.append(change, time);
+        }
+        if let Some(size) = record.header.resized {
+            return self.resize(size, time);
+        }
+        if let Some(mark) = record.barrier()? {
+            return self.barrier(&mark, time);
+        }
+        let label = std::str::from_utf8(&record.payload);
+        let no_text = |_| Error::damaged(record.at, "the label is no text");
+        self.bookmark(label.map_err(no_text)?, time)
     }
 
     /// Refuses changes with `payloads` unless there is room for all of them.

@@ -13,7 +13,7 @@ use afterimage_changelog::{
     Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Reader, RecordHeader, SealedLog, Tail,
     WriterOptions, recover,
 };
-use common::{SIZE, Step, contents_after, disk, steps};
+use common::{SIZE, Step, contents_after, disk, mark, steps};
 use proptest::prelude::*;
 
 fn header() -> LogHeader {
@@ -51,6 +51,9 @@ proptest! {
                 prop_assert_eq!(record.header.kind, Kind::Bookmark);
                 prop_assert_eq!(&record.payload[..], label.as_bytes());
             }
+            if let Step::Barrier(label) = step {
+                prop_assert_eq!(record.barrier().unwrap(), Some(mark(label)));
+            }
         }
         prop_assert_eq!(reader.next(), None);
         prop_assert_eq!(reader.tail(), Some(Tail::Whole));
@@ -87,6 +90,7 @@ proptest! {
             let payload = match step {
                 Step::Write(_, data) => data.len(),
                 Step::Bookmark(label) => label.len(),
+                Step::Barrier(label) => 24 + label.len(),
                 _ => 0,
             };
             position += (RecordHeader::LEN + payload) as u64;

@@ -19,6 +19,7 @@ fn places(steps: &[Step]) -> Vec<Range<usize>> {
         let payload = match step {
             Step::Write(_, data) => data.len(),
             Step::Bookmark(label) => label.len(),
+            Step::Barrier(label) => 24 + label.len(),
             _ => 0,
         };
         let start = at;

@@ -11,7 +11,9 @@ use std::path::Path;
 use afterimage_block::{
     Change, ContentDigest, DiskId, Epoch, Extent, Length, MemoryDisk, Offset, Sequence, Timestamp,
 };
-use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_changelog::{
+    BarrierMark, Consistency, FileWriter, GroupId, LogHeader, SealedLog, WriterOptions,
+};
 use proptest::prelude::*;
 
 pub(crate) const SIZE: u64 = 64 << 10;
@@ -33,6 +35,7 @@ pub(crate) enum Step {
     Zero(Extent),
     Discard(Extent),
     Bookmark(String),
+    Barrier(String),
 }
 
 impl Step {
@@ -44,7 +47,7 @@ impl Step {
             }),
             Self::Zero(extent) => Some(Change::WriteZeroes(*extent)),
             Self::Discard(extent) => Some(Change::Discard(*extent)),
-            Self::Bookmark(_) => None,
+            Self::Bookmark(_) | Self::Barrier(_) => None,
         }
     }
 }
@@ -67,6 +70,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => extents().prop_map(Step::Zero),
         1 => extents().prop_map(Step::Discard),
         1 => "[a-zé]{0,12}".prop_map(Step::Bookmark),
+        1 => "[a-zé]{0,12}".prop_map(Step::Barrier),
     ];
     prop::collection::vec(step, 0..12)
 }
@@ -87,6 +91,15 @@ pub(crate) fn contents_after<'a>(steps: impl IntoIterator<Item = &'a Step>) -> V
     disk.contents()
 }
 
+/// A barrier with this label.
+pub(crate) fn mark(label: &str) -> BarrierMark<'_> {
+    BarrierMark {
+        group: GroupId::from_bytes(*b"all of a machine"),
+        consistency: Consistency::Application,
+        label,
+    }
+}
+
 /// Writes a log; the n-th record at n nanoseconds.
 pub(crate) fn write(path: &Path, header: LogHeader, steps: &[Step]) -> FileWriter {
     let mut log = FileWriter::create(path, header, WriterOptions::default()).unwrap();
@@ -94,6 +107,7 @@ pub(crate) fn write(path: &Path, header: LogHeader, steps: &[Step]) -> FileWrite
         let time = Timestamp::from_nanos(number as u64);
         match step {
             Step::Bookmark(label) => log.bookmark(label, time).unwrap(),
+            Step::Barrier(label) => log.barrier(&mark(label), time).unwrap(),
             step => log.append(step.change().unwrap(), time).unwrap(),
         };
     }
