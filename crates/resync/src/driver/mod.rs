@@ -144,6 +144,23 @@ impl<'a> Driver<'a> {
         self.run(machine, &disk, reader, writer)
     }
 
+    /// Finds out what [`run_source`](Self::run_source) would send, and sends nothing. The target's end
+    /// ends with [`Error::Peer`] for [`Reason::Stopped`](crate::protocol::Reason::Stopped), its disk as
+    /// it was.
+    ///
+    /// # Errors
+    /// As [`run_source`](Self::run_source).
+    pub fn dry_run_source(
+        mut self,
+        disk: &dyn BlockRead,
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+    ) -> Result<RemoteProgress> {
+        let disk = Disk::source(disk, self.terms)?;
+        let machine = Source::dry_run(self.terms, self.cursor.take())?;
+        self.run(machine, &disk, reader, writer)
+    }
+
     /// Makes `disk` equal to that of the source at the other end. On success it is durable.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::hashing::Hashing;
 use super::outbox::Outbox;
 use super::terms::violation;
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
-use crate::protocol::{Message, Role, data_max};
+use crate::protocol::{Farewell, Message, Reason, Role, data_max};
 use crate::tree::{Node, Shape, Tree};
 use crate::{BlockIndex, Error, Result};
 
@@ -25,6 +25,8 @@ pub struct Source {
     tree: Tree,
     hashing: Hashing,
     phase: Phase,
+    /// Whether nothing is to be sent.
+    is_dry: bool,
     front: Front,
     /// What is taken off the front next.
     current: Option<(Option<u64>, VecDeque<Piece>)>,
@@ -72,6 +74,7 @@ impl Source {
             hashing: Hashing::new(&doubt, shape.units()),
             tree,
             phase: Phase::Greeting,
+            is_dry: false,
             front: Front::new(shape, piece),
             current: None,
             sending: BTreeMap::new(),
@@ -82,7 +85,18 @@ impl Source {
         })
     }
 
-    /// Whether both ends agree that their disks are equal.
+    /// One that finds out what it would send and sends nothing. Instead of agreeing that the disks are
+    /// equal it then tells the target that it stops.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn dry_run(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
+        let is_dry = true;
+        Self::new(terms, cursor).map(|source| Self { is_dry, ..source })
+    }
+
+    /// Whether both ends agree that their disks are equal, or a dry run is at its end. The last message
+    /// may still have to be sent.
     pub fn is_finished(&self) -> bool {
         self.phase == Phase::Finished
     }
@@ -254,11 +268,25 @@ impl Source {
             }
         }
         if self.current.is_none() && self.front.is_empty() && self.outbox.is_empty() {
-            self.tree.settle();
-            let root = self.tree.root();
-            self.messages.push_back(Message::Done { root });
-            self.phase = Phase::Closing(root);
+            self.close_down();
         }
+    }
+
+    /// All is compared, and sent if it was to be.
+    fn close_down(&mut self) {
+        if self.is_dry {
+            let farewell = Farewell {
+                reason: Reason::Stopped,
+                text: "the disks were only compared".into(),
+            };
+            self.messages.push_back(Message::Error(farewell));
+            self.phase = Phase::Finished;
+            return;
+        }
+        self.tree.settle();
+        let root = self.tree.root();
+        self.messages.push_back(Message::Done { root });
+        self.phase = Phase::Closing(root);
     }
 
     /// Everything before this block is sent or equal.
@@ -320,6 +348,10 @@ impl Source {
     /// Takes what was compared as what is sent next.
     fn take(&mut self, compared: Compared) {
         let Compared { unit, pieces } = compared;
+        if self.is_dry {
+            self.count(&pieces);
+            return;
+        }
         let number = unit.as_ref().map(|(unit, _)| *unit);
         if let Some((unit, blocks)) = unit {
             let pieces = pieces.len();
@@ -327,6 +359,19 @@ impl Source {
             self.close(unit);
         }
         self.current = Some((number, pieces));
+    }
+
+    /// Counts what would be sent.
+    fn count(&mut self, pieces: &VecDeque<Piece>) {
+        for piece in pieces {
+            let (Piece::Data(run) | Piece::Zero(run)) = piece;
+            let length = self.extent(run.start, run.end).map(Extent::length);
+            let counted = match piece {
+                Piece::Data(_) => &mut self.progress.sent,
+                Piece::Zero(_) => &mut self.progress.zeroed,
+            };
+            *counted = counted.saturating_add(length.unwrap_or_default());
+        }
     }
 
     fn zeroed(&mut self, unit: Option<u64>) {

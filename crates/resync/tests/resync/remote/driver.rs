@@ -194,6 +194,29 @@ fn a_target_that_is_stopped_goes_on_with_what_it_saved() {
 }
 
 #[test]
+fn a_dry_run_tells_what_would_be_sent_and_changes_nothing() {
+    let (source, target) = disks();
+    source.punch(extent(64 * 4096, 64 * 4096));
+    let before = target.bytes();
+    let terms = terms(source.size(), BlockSize::MIN);
+    let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let (dry, far) = thread::scope(|scope| {
+        let far = scope.spawn(|| Driver::new(terms).run_target(&target, far_in, far_out));
+        let dry = Driver::new(terms).dry_run_source(&source, near_in, near_out);
+        (dry.unwrap(), far.join().unwrap().unwrap_err())
+    });
+    assert!(
+        matches!(&far, Error::Peer { farewell } if farewell.reason == Reason::Stopped),
+        "{far}"
+    );
+    assert!(target.bytes() == before && target.writes().is_empty());
+    let (near, _) = over_pipe(&source, &target, terms, usize::MAX);
+    let near = near.unwrap();
+    assert!(near.sent > Length::ZERO && near.zeroed > Length::ZERO);
+    assert_eq!(dry, near);
+}
+
+#[test]
 fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
     let (block, all) = (extent(70 * 4096, 4096), extent(0, 64 * 100 * 4096));
     let faults = [
