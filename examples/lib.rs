@@ -8,6 +8,8 @@
 #[path = "changelog/mod.rs"]
 pub mod changelog;
 mod guest;
+#[path = "resync/mod.rs"]
+pub mod resync;
 mod table;
 mod walk;
 mod watch;

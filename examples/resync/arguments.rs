@@ -1,0 +1,101 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use afterimage_block::Length;
+use afterimage_resync::{Algorithm, BlockSize};
+use clap::{Parser, ValueEnum};
+
+use super::{Peer, Place, Transport};
+
+/// Make TARGET equal to SOURCE, and move nothing but what differs.
+///
+/// A disk is a raw image, a block device, or an NBD export (nbd://ADDRESS/NAME,
+/// nbd+unix:///NAME?socket=PATH). The target may also be the other end of a stream, which runs
+/// `resync --serve`: cmd:'ssh HOST resync --serve stdio DISK' or tcp:ADDRESS:PORT. That stream is
+/// neither encrypted nor authenticated.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "resync")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+pub struct Arguments {
+    /// The disk that is right; with --serve, the disk to be made equal.
+    pub source: Place,
+    /// The disk to be made equal.
+    #[arg(required_unless_present = "serve", conflicts_with = "serve")]
+    pub target: Option<Peer>,
+    /// Be the other end, on the standard streams or on a TCP address, for one resync after the other.
+    #[arg(long, value_name = "stdio|tcp:ADDRESS:PORT")]
+    pub serve: Option<Transport>,
+    /// The unit of comparison, a power of two from 4KiB to 16MiB.
+    #[arg(long, default_value = "64KiB", conflicts_with = "serve")]
+    pub block_size: BlockSize,
+    /// What blocks are compared by over a stream. Two disks of one machine are compared as they are.
+    #[arg(long, default_value = "sha256", conflicts_with = "serve")]
+    pub digest: Digest,
+    /// Send, or write, no faster than this.
+    #[arg(long, value_name = "100MiB/s", conflicts_with = "serve")]
+    pub limit: Option<Speed>,
+    /// Keep here how far it is, to go on after a break. Nothing else may write to the target between,
+    /// nor to a source that is a device or an export: of a file it is noticed.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub state: Option<PathBuf>,
+    /// Only tell what differs.
+    #[arg(long, conflicts_with = "serve")]
+    pub dry_run: bool,
+    /// Read both disks once more at the end, and fail unless they are equal.
+    #[arg(long, conflicts_with_all = ["serve", "dry_run"])]
+    pub verify: bool,
+    /// Make the target, a file, if there is none, or extend it if it is smaller than the source.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub create: bool,
+    /// Tell progress and outcome as lines of JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What blocks are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Digest {
+    /// SHA-256.
+    Sha256,
+    /// BLAKE3.
+    Blake3,
+}
+
+impl From<Digest> for Algorithm {
+    fn from(digest: Digest) -> Self {
+        match digest {
+            Digest::Sha256 => Self::Sha256,
+            Digest::Blake3 => Self::Blake3,
+        }
+    }
+}
+
+/// Bytes a second, at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speed(u64);
+
+impl Speed {
+    /// The bytes of one second.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Speed {
+    type Err = String;
+
+    /// `100MiB/s`, or without the `/s`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let length = text.strip_suffix("/s").unwrap_or(text).parse::<Length>();
+        let bytes = length.map_err(|error| error.to_string())?.get();
+        if bytes == 0 {
+            return Err("nothing would ever be sent".into());
+        }
+        Ok(Self(bytes))
+    }
+}

@@ -1,0 +1,68 @@
+//! What tells a disk from another.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::Place;
+
+/// What tells a disk from another, and a file from what it was before it was written. Of a device or
+/// an export nothing tells the latter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fingerprint {
+    name: String,
+    file: Option<File>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct File {
+    device: u64,
+    inode: u64,
+    length: u64,
+    /// Inodes are used again.
+    made: Option<u64>,
+    /// Of what is not to be written.
+    written: Option<u64>,
+}
+
+impl Fingerprint {
+    /// Of a disk that is not to be written.
+    pub(super) fn of_source(place: &Place) -> Result<Self> {
+        let written = |found: &Metadata| found.modified().ok().and_then(nanoseconds);
+        Self::of(place, written)
+    }
+
+    /// Of a disk that is.
+    pub(super) fn of_target(place: &Place) -> Result<Self> {
+        Self::of(place, |_| None)
+    }
+
+    fn of(place: &Place, written: impl Fn(&Metadata) -> Option<u64>) -> Result<Self> {
+        let path = match place {
+            Place::Export(uri) => {
+                let (name, file) = (uri.clone(), None);
+                return Ok(Self { name, file });
+            }
+            Place::Path(path) => path,
+        };
+        let found = fs::metadata(path)?;
+        Ok(Self {
+            name: fs::canonicalize(path)?.display().to_string(),
+            file: found.is_file().then(|| File {
+                device: found.dev(),
+                inode: found.ino(),
+                length: found.len(),
+                made: found.created().ok().and_then(nanoseconds),
+                written: written(&found),
+            }),
+        })
+    }
+}
+
+fn nanoseconds(time: SystemTime) -> Option<u64> {
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
+}

@@ -1,0 +1,153 @@
+//! Both disks are on this machine.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use afterimage_block::{BlockRead, Length};
+use afterimage_resync::{BlockSize, LocalResync, Progress, Session};
+use anyhow::{Result, ensure};
+
+use super::fingerprint::Fingerprint;
+use super::limit::LimitedDisk;
+use super::state::Kept;
+use super::{Display, Phase, Place, Report, Speed, State};
+
+/// How often the state is kept, the target being flushed first.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A resync of two disks of this machine.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// The disk that is right.
+    pub source: Place,
+    /// The disk to be made equal.
+    pub target: Place,
+    /// The unit of comparison.
+    pub block_size: BlockSize,
+    /// On writes.
+    pub limit: Option<Speed>,
+    /// Where to keep how far it is.
+    pub state: Option<State>,
+    /// Only tell what differs.
+    pub dry_run: bool,
+    /// Read both disks once more.
+    pub verify: bool,
+    /// Make or extend the target.
+    pub create: bool,
+}
+
+impl Local {
+    /// Runs it to its end.
+    pub fn run(&self, display: &mut Display) -> Result<Report> {
+        self.source.ensure_other_than(&self.target)?;
+        let of_source = Fingerprint::of_source(&self.source)?;
+        let source = self.source.open_to_read()?;
+        let source = source.as_ref();
+        let begun = Instant::now();
+        if self.dry_run {
+            let target = self.target.open_to_read()?;
+            let found = self.compare(source, &*target, Phase::Comparing, display)?;
+            let report = Report::of_local(found, begun);
+            let dry_run = true;
+            return Ok(Report { dry_run, ..report });
+        }
+        let target = self.target.open_target(source.size(), self.create)?;
+        let target = LimitedDisk::new(target, self.limit);
+        let resync = LocalResync::new(source, &target)?.threads(threads());
+        let disks = (of_source, Fingerprint::of_target(&self.target)?);
+        let mut session = self.session(source.size(), &disks)?;
+        let saved = session.summary().compared;
+        while !session.is_complete() {
+            self.step(&resync, &mut session, &disks, display)?;
+        }
+        if self.verify {
+            let found = self
+                .compare(source, &target, Phase::Verifying, display)?
+                .summary;
+            ensure!(
+                found.equal == source.size(),
+                "the disks differ in {} after the resync: one was written meanwhile, or fails",
+                found.sent.saturating_add(found.zeroed)
+            );
+        }
+        if let Some(state) = &self.state {
+            state.clear()?;
+        }
+        let report = Report::of_local(session.progress(), begun);
+        let verified = self.verify;
+        Ok(Report {
+            saved,
+            verified,
+            ..report
+        })
+    }
+
+    /// Goes on for a while, and keeps what that came to, even if it failed.
+    fn step(
+        &self,
+        resync: &LocalResync<'_>,
+        session: &mut Session,
+        (source, target): &(Fingerprint, Fingerprint),
+        display: &mut Display,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let ran = resync.run(session, |progress| {
+            display.local(Phase::Comparing, progress);
+            if self.state.is_some() && begun.elapsed() >= INTERVAL {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(state) = &self.state {
+            state.store(&Kept::Local {
+                source: source.clone(),
+                target: target.clone(),
+                session: session.clone(),
+            })?;
+        }
+        Ok(ran?)
+    }
+
+    /// What was kept, if it is of these disks and blocks, or a new one.
+    fn session(&self, size: Length, disks: &(Fingerprint, Fingerprint)) -> Result<Session> {
+        let new = Session::whole(size, self.block_size);
+        let Some(kept) = self.state.as_ref().map(State::load).transpose()?.flatten() else {
+            return Ok(new);
+        };
+        if let Kept::Local {
+            source,
+            target,
+            session,
+        } = kept
+            && (source, target) == *disks
+            && session.scope() == new.scope()
+        {
+            return Ok(session);
+        }
+        eprintln!("what is kept is of other disks or of before a change: beginning anew");
+        Ok(new)
+    }
+
+    /// Compares all, whatever was found before.
+    fn compare(
+        &self,
+        source: &dyn BlockRead,
+        target: &dyn BlockRead,
+        phase: Phase,
+        display: &mut Display,
+    ) -> Result<Progress> {
+        let mut session = Session::whole(source.size(), self.block_size);
+        let resync = LocalResync::dry_run(source, target)?.threads(threads());
+        resync.run(&mut session, |progress| {
+            display.local(phase, progress);
+            ControlFlow::Continue(())
+        })?;
+        Ok(session.progress())
+    }
+}
+
+fn threads() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

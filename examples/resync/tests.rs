@@ -1,0 +1,358 @@
+//! The parts of `resync` together: files, a loopback connection, breaks.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use afterimage_block::Length;
+use afterimage_resync::{Algorithm, BlockSize};
+use clap::{CommandFactory, Parser};
+use examples::resync::{
+    Arguments, Display, LimitedStream, Local, Peer, Place, Push, Report, Server, Speed, State,
+};
+use tempfile::TempDir;
+
+const SIZE: usize = 12 << 20;
+const BLOCK: usize = 4096;
+
+/// Two images of 12 MiB, the source with a hole, of which some blocks differ.
+struct Disks {
+    folder: TempDir,
+}
+
+impl Disks {
+    fn new(differing: impl Fn(usize) -> bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disks = Self { folder };
+        for name in ["source", "target"] {
+            let file = File::create(disks.path(name)).unwrap();
+            file.set_len(SIZE as u64).unwrap();
+            for block in (0..SIZE / BLOCK).filter(|block| !(100..300).contains(block)) {
+                let other = u8::from(name == "target" && differing(block)) * 128;
+                let byte = u8::try_from(block % 100).unwrap() + 1 + other;
+                file.write_all_at(&[byte; BLOCK], (block * BLOCK) as u64)
+                    .unwrap();
+            }
+        }
+        disks
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn place(&self, name: &str) -> Place {
+        Place::Path(self.path(name))
+    }
+
+    fn state(&self, name: &str) -> State {
+        State::at(self.path(name))
+    }
+
+    fn are_equal(&self) -> bool {
+        fs::read(self.path("source")).unwrap() == fs::read(self.path("target")).unwrap()
+    }
+
+    fn local(&self) -> Local {
+        Local {
+            source: self.place("source"),
+            target: self.place("target"),
+            block_size: BlockSize::MIN,
+            limit: None,
+            state: None,
+            dry_run: false,
+            verify: false,
+            create: false,
+        }
+    }
+
+    fn push(&self, address: String) -> Push {
+        Push {
+            source: self.place("source"),
+            peer: Peer::Tcp(address),
+            block_size: BlockSize::MIN,
+            algorithm: Algorithm::Blake3,
+            limit: None,
+            state: None,
+            dry_run: false,
+            verify: false,
+        }
+    }
+
+    fn server(&self) -> Server {
+        Server {
+            disk: self.place("target"),
+            state: None,
+            create: false,
+            json: false,
+        }
+    }
+}
+
+fn run_local(local: &Local) -> anyhow::Result<Report> {
+    local.run(&mut Display::new(true))
+}
+
+/// Pushes while `server` answers so many connections, each cut after so many bytes that it receives.
+fn push_to(
+    server: &Server,
+    push: impl FnOnce(String) -> Push,
+    connections: usize,
+    cut: usize,
+) -> anyhow::Result<Report> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let push = push(listener.local_addr().unwrap().to_string());
+    let server = server.clone();
+    let served = thread::spawn(move || {
+        for _ in 0..connections {
+            let stream = listener.accept().unwrap().0;
+            let reader = Cut(stream.try_clone().unwrap(), cut);
+            let served = server.serve(reader, stream);
+            assert!(cut != usize::MAX || served.is_ok(), "{served:?}");
+        }
+    });
+    let pushed = push.run(&mut Display::new(true));
+    served.join().unwrap();
+    pushed
+}
+
+/// Receives so many bytes and then no more.
+struct Cut(TcpStream, usize);
+
+impl Read for Cut {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let most = bytes.len().min(self.1);
+        let count = self.0.read(&mut bytes[..most])?;
+        self.1 -= count;
+        if count == 0 {
+            self.0.shutdown(Shutdown::Both)?;
+        }
+        Ok(count)
+    }
+}
+
+fn every(count: usize) -> impl Fn(usize) -> bool {
+    move |block| block.is_multiple_of(count)
+}
+
+#[test]
+fn two_files_become_equal_and_only_what_differs_is_written() {
+    let disks = Disks::new(every(100));
+    let local = Local {
+        verify: true,
+        ..disks.local()
+    };
+    let report = run_local(&local).unwrap();
+    assert!(disks.are_equal());
+    let differing = (0..SIZE / BLOCK).step_by(100).count() - 2; // two are in the hole
+    assert_eq!(report.sent, Length::new((differing * BLOCK) as u64));
+    assert!(report.verified);
+    let again = run_local(&disks.local()).unwrap();
+    assert_eq!(again.equal, Length::new(SIZE as u64));
+}
+
+#[test]
+fn a_dry_run_tells_the_same_and_changes_nothing() {
+    let disks = Disks::new(every(7));
+    let before = fs::metadata(disks.path("target")).unwrap();
+    let dry_run = true;
+    let local = Local {
+        dry_run,
+        ..disks.local()
+    };
+    let report = run_local(&local).unwrap();
+    let push = |address| Push {
+        dry_run,
+        ..disks.push(address)
+    };
+    let pushed = push_to(&disks.server(), push, 1, usize::MAX).unwrap();
+    assert_eq!(pushed.sent, report.sent);
+    let after = fs::metadata(disks.path("target")).unwrap();
+    assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+    assert_eq!(run_local(&disks.local()).unwrap().sent, report.sent);
+}
+
+#[test]
+fn another_size_is_refused_and_extended_only_if_asked_for() {
+    let disks = Disks::new(|_| false);
+    let target = OpenOptions::new()
+        .write(true)
+        .open(disks.path("target"))
+        .unwrap();
+    let create = true;
+    let creating = Local {
+        create,
+        ..disks.local()
+    };
+    let creating_server = Server {
+        create,
+        ..disks.server()
+    };
+    let larger = (SIZE + BLOCK) as u64;
+    for (size, is_mended) in [(larger, false), ((SIZE / 2) as u64, true), (0, true)] {
+        target.set_len(size).unwrap();
+        assert!(run_local(&disks.local()).is_err());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let push = disks.push(listener.local_addr().unwrap().to_string());
+        let server = disks.server();
+        let served = thread::spawn(move || {
+            let stream = listener.accept().unwrap().0;
+            server.serve(stream.try_clone().unwrap(), stream)
+        });
+        assert!(push.run(&mut Display::new(true)).is_err());
+        assert!(served.join().unwrap().is_err());
+        assert_eq!(fs::metadata(disks.path("target")).unwrap().len(), size);
+        if is_mended && size == 0 {
+            push_to(
+                &creating_server,
+                |address| disks.push(address),
+                1,
+                usize::MAX,
+            )
+            .unwrap();
+        } else {
+            assert_eq!(run_local(&creating).is_ok(), is_mended);
+        }
+        assert_eq!(disks.are_equal(), is_mended);
+    }
+    fs::remove_file(disks.path("target")).unwrap();
+    assert!(run_local(&disks.local()).is_err());
+    run_local(&creating).unwrap();
+    assert!(disks.are_equal());
+}
+
+#[test]
+fn a_disk_is_not_made_equal_to_itself() {
+    let disks = Disks::new(|_| false);
+    std::os::unix::fs::symlink(disks.path("source"), disks.path("link")).unwrap();
+    let target = disks.place("link");
+    let local = Local {
+        target,
+        ..disks.local()
+    };
+    let error = run_local(&local).unwrap_err().to_string();
+    assert!(error.contains("one disk"), "{error}");
+}
+
+#[test]
+fn the_other_end_of_a_connection_becomes_equal_and_both_prove_it() {
+    let disks = Disks::new(every(50));
+    let push = |address| Push {
+        verify: true,
+        ..disks.push(address)
+    };
+    let report = push_to(&disks.server(), push, 2, usize::MAX).unwrap();
+    assert!(disks.are_equal() && report.verified);
+    assert!(report.sent > Length::ZERO && report.digests > 0);
+}
+
+#[test]
+fn a_connection_that_broke_is_gone_on_with() {
+    let disks = Disks::new(|_| true);
+    let server = Server {
+        state: Some(disks.state("server.state")),
+        ..disks.server()
+    };
+    let push = |address| Push {
+        state: Some(disks.state("push.state")),
+        ..disks.push(address)
+    };
+    push_to(&server, push, 1, 5 << 20).unwrap_err();
+    assert!(disks.path("push.state").exists() && disks.path("server.state").exists());
+    assert!(!disks.are_equal());
+    let report = push_to(&server, push, 1, usize::MAX).unwrap();
+    assert!(disks.are_equal());
+    assert_eq!(report.saved, Length::new(SIZE as u64), "hashed before");
+    assert!(
+        report.sent < Length::new(SIZE as u64 - (1 << 20)),
+        "{report}"
+    );
+    assert!(!disks.path("push.state").exists() && !disks.path("server.state").exists());
+}
+
+#[test]
+fn what_is_kept_of_a_source_that_was_written_since_is_not_believed() {
+    let disks = Disks::new(|_| true);
+    let push = |address| Push {
+        state: Some(disks.state("push.state")),
+        ..disks.push(address)
+    };
+    push_to(&disks.server(), push, 1, 5 << 20).unwrap_err();
+    let kept = fs::read(disks.path("push.state")).unwrap();
+    write_at_the_end(&disks.path("source"));
+    let report = push_to(&disks.server(), push, 1, usize::MAX).unwrap();
+    assert!(disks.are_equal());
+    assert_eq!(report.saved, Length::ZERO);
+
+    // Nor is what is of another kind of resync, or damaged.
+    fs::write(disks.path("push.state"), &kept).unwrap();
+    let state = Some(disks.state("push.state"));
+    let local = Local {
+        state,
+        ..disks.local()
+    };
+    assert_eq!(run_local(&local).unwrap().saved, Length::ZERO);
+    fs::write(disks.path("push.state"), &kept[..kept.len() / 2]).unwrap();
+    assert!(run_local(&local).is_err());
+}
+
+fn write_at_the_end(path: &Path) {
+    // Clocks of files tick slowly.
+    thread::sleep(Duration::from_millis(20));
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[255; BLOCK], (SIZE - BLOCK) as u64)
+        .unwrap();
+}
+
+#[test]
+fn a_limit_holds_for_streams_and_for_disks() {
+    let speed: Speed = "4MiB/s".parse().unwrap();
+    let begun = Instant::now();
+    let mut received = Vec::new();
+    LimitedStream::new(&mut received, Some(speed))
+        .write_all(&vec![7; 1 << 20])
+        .unwrap();
+    assert_eq!(received, vec![7; 1 << 20]);
+    assert!(begun.elapsed() >= Duration::from_millis(190));
+
+    let disks = Disks::new(every(10));
+    let begun = Instant::now();
+    let local = Local {
+        limit: Some(speed),
+        ..disks.local()
+    };
+    let report = run_local(&local).unwrap();
+    // The last write need not be waited for.
+    let least = Duration::from_millis((report.sent.get() >> 12) - 32);
+    assert!(begun.elapsed() >= least && disks.are_equal());
+}
+
+#[test]
+fn the_command_line_is_told_when_it_makes_no_sense() {
+    Arguments::command().debug_assert();
+    let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+    for line in [
+        "resync a b",
+        "resync nbd://127.0.0.1/x tcp:[::1]:7 --digest blake3 --verify --limit 100MiB/s",
+        "resync --serve stdio b --state f --create",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+    for line in [
+        "resync a",
+        "resync --serve stdio a b",
+        "resync --serve udp:1 a",
+        "resync a b --limit 0",
+        "resync a b --block-size 5000",
+        "resync a b --dry-run --verify",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    let peer = parse("resync a cmd:x").unwrap().target;
+    assert_eq!(peer, Some(Peer::Command("x".into())));
+}
