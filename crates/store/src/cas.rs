@@ -8,6 +8,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
+use crate::manifest::LENGTH_MAX;
 use crate::{Error, Result};
 
 /// An object as it was read, to be replaced only while it is still that.
@@ -18,11 +19,11 @@ pub(crate) struct Current {
 }
 
 /// Whether a replacement was made.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Swap {
     Done,
-    /// The object is no longer what was expected.
-    Conflict,
+    /// The object is no longer what was expected, but this, or not there.
+    Conflict(Option<Current>),
 }
 
 /// Compare-and-swap on single objects.
@@ -48,7 +49,8 @@ impl Cas {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             found => found.map_err(failed)?,
         };
-        if found.meta.size > length_max {
+        let size = found.meta.size;
+        if size > length_max {
             return Err(Error::damaged(path, "it is too long"));
         }
         let version = UpdateVersion {
@@ -56,49 +58,68 @@ impl Cas {
             version: found.meta.version.clone(),
         };
         let bytes = found.bytes().await.map_err(failed)?;
+        if bytes.len() as u64 != size {
+            return Err(Error::cut(path, size, bytes.len()));
+        }
         Ok(Some(Current { bytes, version }))
     }
 
-    /// Replaces the object at `path`, which must be `expected` (`None`: must not be there).
+    /// Replaces the object at `path`, which must be `expected` (`None`: must not be there). `bytes`
+    /// must be unlike any other that were ever put there: they tell whose replacement was made.
     pub(crate) async fn replace(
         &self,
         path: &Path,
         expected: Option<&Current>,
         bytes: Bytes,
     ) -> Result<Swap> {
-        match self {
+        let put = match self {
             Self::Conditional(_) => {
                 let mode = match expected {
                     None => PutMode::Create,
                     Some(current) => PutMode::Update(current.version.clone()),
                 };
-                self.put(path, bytes, mode).await
+                self.put(path, bytes.clone(), mode).await
             }
             Self::Locked(_, lock) => {
                 let _lock = lock_file(lock.clone()).await?;
                 let present = self.read(path, u64::MAX).await?;
-                if present.map(|current| current.bytes) != expected.map(|e| e.bytes.clone()) {
-                    return Ok(Swap::Conflict);
+                if !is_same(present.as_ref(), expected) {
+                    return Ok(Swap::Conflict(present));
                 }
-                self.put(path, bytes, PutMode::Overwrite).await
+                self.put(path, bytes.clone(), PutMode::Overwrite).await
             }
+        };
+        match put {
+            Ok(()) => Ok(Swap::Done),
+            Err(error) => self.settle(path, expected, &bytes, error).await,
         }
     }
 
-    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<Swap> {
-        use object_store::Error as Store;
-        let options = PutOptions::from(mode);
-        match self
-            .store()
-            .put_opts(path, PutPayload::from(bytes), options)
-            .await
-        {
-            Ok(_) => Ok(Swap::Done),
-            Err(
-                Store::AlreadyExists { .. } | Store::Precondition { .. } | Store::NotFound { .. },
-            ) => Ok(Swap::Conflict),
-            Err(source) => Err(Error::store("write", path, source)),
+    /// What became of a replacement that was answered by `error`. The answer alone does not tell: it
+    /// may be the second one, to a repetition of what was done already (412 to one's own object), and
+    /// 409 is both "it exists" and "somebody else is at it".
+    async fn settle(
+        &self,
+        path: &Path,
+        expected: Option<&Current>,
+        bytes: &Bytes,
+        error: Error,
+    ) -> Result<Swap> {
+        match self.read(path, LENGTH_MAX).await {
+            Ok(Some(present)) if present.bytes == *bytes => Ok(Swap::Done),
+            Ok(present) if !is_same(present.as_ref(), expected) => Ok(Swap::Conflict(present)),
+            _ => Err(error),
         }
+    }
+
+    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<()> {
+        let options = PutOptions::from(mode);
+        let put = self
+            .store()
+            .put_opts(path, PutPayload::from(bytes), options);
+        put.await
+            .map(drop)
+            .map_err(|source| Error::store("write", path, source))
     }
 
     /// Tries on the object `path` whether conditions hold; a store that ignores them is refused.
@@ -108,23 +129,47 @@ impl Cas {
         }
         let bytes = Bytes::from_static;
         self.put(path, bytes(b"1"), PutMode::Overwrite).await?;
-        if self.replace(path, None, bytes(b"2")).await? == Swap::Done {
+        if self.is_replaced(path, None, bytes(b"2")).await? {
             return Err(Error::NoConditions("an object was created over another"));
         }
         let stale = self.read(path, 1024).await?;
-        if self.replace(path, stale.as_ref(), bytes(b"3")).await? == Swap::Conflict {
+        if !self.is_replaced(path, stale.as_ref(), bytes(b"3")).await? {
             return Err(Error::NoConditions(
                 "an object with the right tag was not replaced",
             ));
         }
-        if self.replace(path, stale.as_ref(), bytes(b"4")).await? == Swap::Done {
+        if self.is_replaced(path, stale.as_ref(), bytes(b"4")).await? {
             return Err(Error::NoConditions(
                 "an object with a stale tag was replaced",
             ));
         }
-        let deleted = self.store().delete(path).await;
-        deleted.map_err(|source| Error::store("delete", path, source))
+        if let Err(error) = self.store().delete(path).await {
+            tracing::warn!(object = %path, %error, "the object that conditions were tried on is left behind");
+        }
+        Ok(())
     }
+
+    /// Whether the object at `path` was replaced, where nobody else is at it.
+    async fn is_replaced(
+        &self,
+        path: &Path,
+        expected: Option<&Current>,
+        bytes: Bytes,
+    ) -> Result<bool> {
+        use object_store::Error as Store;
+        match self.replace(path, expected, bytes).await {
+            Ok(swap) => Ok(matches!(swap, Swap::Done)),
+            Err(Error::Store {
+                source: Store::Precondition { .. } | Store::AlreadyExists { .. },
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_same(present: Option<&Current>, expected: Option<&Current>) -> bool {
+    present.map(|current| &current.bytes) == expected.map(|current| &current.bytes)
 }
 
 /// Locks the file, waiting for whoever has it; unlocked when the handle is dropped.

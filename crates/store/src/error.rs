@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use afterimage_block::{Epoch, MachineId, Sequence};
 
+use crate::Throttled;
+
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -13,10 +15,38 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A URL names no kind of store that this release knows.
-    #[error("`{url}` is not a store: write a path, file:///PATH or memory://NAME")]
+    #[error(
+        "`{url}` is not a store: write a path, file:///PATH, az://CONTAINER/FOLDER, \
+         abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, s3://BUCKET/FOLDER, \
+         gs://BUCKET/FOLDER or memory://NAME"
+    )]
     Url {
         /// The URL.
         url: String,
+    },
+    /// A URL has a query or a password, which would be seen wherever the URL is.
+    #[error("`{url}` goes on with a secret: give credentials in the environment, never in a URL")]
+    SecretInUrl {
+        /// The URL up to there.
+        url: String,
+    },
+    /// A URL's kind of store is not built in.
+    #[error("`{url}` needs a build with the feature `{feature}`")]
+    NotBuiltIn {
+        /// The URL.
+        url: String,
+        /// The feature of this crate.
+        feature: &'static str,
+    },
+    /// The settings of a cloud store are incomplete or contradict each other.
+    #[error("`{url}` cannot be opened with the settings {prefix}* of the environment: {reason}")]
+    Settings {
+        /// The URL.
+        url: String,
+        /// What the names of its settings begin with.
+        prefix: &'static str,
+        /// What is wrong, without secrets.
+        reason: String,
     },
     /// A name that could lead outside its folder, or could not be stored everywhere.
     #[error("`{name}` is no machine name: use 1 to 128 of A-Z a-z 0-9 . _ - (but not . or ..)")]
@@ -155,10 +185,32 @@ impl Error {
         }
     }
 
-    /// The pause that the store asked for. `object_store` honours `Retry-After` itself and does not
-    /// tell.
+    /// The pause that the store asked for, if it was so long that it was not waited out already.
     pub fn retry_after(&self) -> Option<Duration> {
+        let Self::Store { source, .. } = self else {
+            return None;
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+        while let Some(error) = cause {
+            if let Some(throttled) = error.downcast_ref::<Throttled>() {
+                return Some(throttled.after);
+            }
+            cause = error.source();
+        }
         None
+    }
+
+    /// An answer was shorter than it said itself: the connection broke, not the object.
+    pub(crate) fn cut(object: &object_store::path::Path, expected: u64, found: usize) -> Self {
+        let reason = format!("the answer was cut after {found} of {expected} bytes");
+        Self::Store {
+            operation: "read",
+            object: object.to_string(),
+            source: object_store::Error::Generic {
+                store: "object store",
+                source: reason.into(),
+            },
+        }
     }
 
     pub(crate) fn damaged(object: impl Display, reason: impl Display) -> Self {

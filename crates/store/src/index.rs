@@ -159,7 +159,11 @@ impl DiskObjects {
             let reason = format!("it has {} bytes and should have {length}", found.meta.size);
             return Err(Error::damaged(path, reason));
         }
-        found.bytes().await.map_err(failed)
+        let bytes = found.bytes().await.map_err(failed)?;
+        if bytes.len() as u64 != length {
+            return Err(Error::cut(path, length, bytes.len()));
+        }
+        Ok(bytes)
     }
 
     async fn put(&self, path: &object_store::path::Path, bytes: Bytes) -> Result<()> {

@@ -54,12 +54,29 @@
 //! *Compare-and-swap in a local folder* is by content under a file lock, since file systems have no
 //! entity tags that could not repeat.
 //!
+//! # Features
+//!
+//! | feature | stores |
+//! | --- | --- |
+//! | none | `PATH`, `file:///PATH`, `memory://NAME` |
+//! | `azure` | `az://CONTAINER/FOLDER`, `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER` |
+//! | `aws` | `s3://BUCKET/FOLDER`: S3 and what is compatible with it |
+//! | `gcp` | `gs://BUCKET/FOLDER` |
+//! | `cloud` | all of them |
+//!
+//! Credentials come from the environment, by the names that each cloud's own tools read. They are in
+//! no error, no log and no `Debug` output of this crate.
+//!
 //! The layout is specified in
 //! [LAYOUT.md](https://github.com/afterimage-rs/afterimage/blob/main/crates/store/LAYOUT.md).
 
 mod base;
 mod cas;
+#[cfg(feature = "_http")]
+mod cloud;
 mod error;
+#[cfg(feature = "_http")]
+mod guard;
 mod index;
 mod layout;
 mod manifest;
@@ -67,6 +84,7 @@ mod point;
 mod replica;
 mod retention;
 mod store;
+mod throttle;
 mod writer;
 
 pub use base::{BaseProgress, BaseWriter, PageCopied};
@@ -79,4 +97,5 @@ pub use manifest::{
 pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
 pub use replica::{Claim, Replica, Transition};
 pub use store::Store;
+pub use throttle::Throttled;
 pub use writer::{Publication, Writer};

@@ -10,7 +10,7 @@ use afterimage_block::{
 use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use object_store::GetOptions;
 use object_store::path::Path;
 use tokio::runtime::Handle;
 
@@ -213,11 +213,17 @@ impl PointDisk {
     }
 
     async fn range(&self, path: &Path, at: u64, length: u64) -> Result<Bytes> {
+        let failed = |source| Error::store("read", path, source);
         let range = at..at.saturating_add(length);
-        let bytes = self.objects.store.objects.get_range(path, range).await;
-        let bytes = bytes.map_err(|source| Error::store("read", path, source))?;
-        if bytes.len() as u64 != length {
+        let options = GetOptions::new().with_range(Some(range.clone()));
+        let objects = &self.objects.store.objects;
+        let found = objects.get_opts(path, options).await.map_err(failed)?;
+        if found.meta.size < range.end {
             return Err(Error::damaged(path, "it is cut short"));
+        }
+        let bytes = found.bytes().await.map_err(failed)?;
+        if bytes.len() as u64 != length {
+            return Err(Error::cut(path, length, bytes.len()));
         }
         Ok(bytes)
     }

@@ -163,7 +163,8 @@ impl Replica {
     }
 
     /// Replaces the manifest by what `change` makes of the present one, as often as others come in
-    /// between. An answer that was lost is found out by the manifest's commit.
+    /// between. Its commit is new each time, so that a replacement whose answer was lost is known
+    /// again.
     pub(crate) async fn change(
         &self,
         change: impl Fn(Option<Manifest>) -> Result<Manifest>,
@@ -174,15 +175,15 @@ impl Replica {
             let mut next = change(present)?;
             next.commit = SessionId::random();
             let bytes = next.encode().into();
-            let swapped = self.store.cas.replace(&path, current.as_ref(), bytes).await;
-            if matches!(swapped, Ok(Swap::Done)) {
-                return Ok(next);
+            match self
+                .store
+                .cas
+                .replace(&path, current.as_ref(), bytes)
+                .await?
+            {
+                Swap::Done => return Ok(next),
+                Swap::Conflict(_) => {}
             }
-            let found = self.read().await.ok().flatten();
-            if found.is_some_and(|(found, _)| found.commit == next.commit) {
-                return Ok(next);
-            }
-            swapped?;
         }
         Err(Error::Contended(self.name.to_string()))
     }

@@ -1,6 +1,7 @@
 //! Stores by URL.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -23,8 +24,38 @@ fn memory(name: &str) -> Arc<InMemory> {
     Arc::clone(stores.entry(name.into()).or_default())
 }
 
+/// Names and values of settings, as in the environment.
+pub(crate) type Settings = Vec<(String, String)>;
+
+/// The settings of the environment.
+fn environment() -> Settings {
+    let texts = std::env::vars_os().map(|(name, value)| (name.into_string(), value.into_string()));
+    texts
+        .filter_map(|(name, value)| Some((name.ok()?, value.ok()?)))
+        .collect()
+}
+
+#[cfg(feature = "_http")]
+fn in_cloud(
+    url: &str,
+    feature: &'static str,
+    settings: &dyn Fn() -> Settings,
+) -> Result<Arc<dyn ObjectStore>> {
+    crate::cloud::open(url, feature, &settings())
+}
+
+#[cfg(not(feature = "_http"))]
+fn in_cloud(
+    url: &str,
+    feature: &'static str,
+    _: &dyn Fn() -> Settings,
+) -> Result<Arc<dyn ObjectStore>> {
+    let url = url.into();
+    Err(Error::NotBuiltIn { url, feature })
+}
+
 /// A place for replicas: a local folder, or any object store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) cas: Cas,
@@ -42,15 +73,55 @@ fn folder_of(url: &str) -> Option<&str> {
     folder.filter(|folder| !folder.is_empty())
 }
 
+/// The feature of this crate that a cloud's URLs need; `None` if `url` is not one of them.
+fn feature_of(url: &str) -> Option<&'static str> {
+    match url.split_once("://")?.0 {
+        "az" | "azure" | "adl" | "abfs" | "abfss" => Some("azure"),
+        "s3" | "s3a" => Some("aws"),
+        "gs" => Some("gcp"),
+        _ => None,
+    }
+}
+
+/// How far `url` can be shown, if a query or a password follows.
+fn before_secret(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    let name = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let password = name.rsplit_once('@').and_then(|(user, _)| user.find(':'));
+    let at = password.or_else(|| rest.find(['?', '#']))?;
+    url.get(..scheme.len() + 3 + at)
+}
+
+impl fmt::Debug for Store {
+    /// Only where it is: `object_store` shows credentials when it is debugged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.url).finish()
+    }
+}
+
 impl Store {
-    /// Opens the store that `url` names, and begins one if there is none: a path, `file:///PATH`, or
-    /// `memory://NAME`, which lives as long as the process and is the same for all who open it.
+    /// Opens the store that `url` names, and begins one if there is none: a path, `file:///PATH`,
+    /// a cloud's URL (see the crate's features), or `memory://NAME`, which lives as long as the
+    /// process and is the same for all who open it. A cloud's settings are those of the environment
+    /// whose names begin with `AZURE_`, `AWS_` or `GOOGLE_`, as `object_store` documents them.
     ///
     /// # Errors
-    /// [`Error::Url`], [`Error::Folder`], [`Error::NewerFormat`], [`Error::NoConditions`],
-    /// [`Error::Store`].
+    /// [`Error::Url`], [`Error::SecretInUrl`], [`Error::NotBuiltIn`], [`Error::Settings`],
+    /// [`Error::Folder`], [`Error::NewerFormat`], [`Error::NoConditions`], [`Error::Store`].
     pub async fn open(url: &str) -> Result<Self> {
-        Self::at(url)?.begin().await
+        Self::at(url, &environment)?.begin().await
+    }
+
+    /// As [`open`](Self::open), with these settings instead of the environment's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(
+        url: &str,
+        settings: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        let settings: Settings = settings.into_iter().collect();
+        Self::at(url, &|| settings.clone())?.begin().await
     }
 
     /// Opens the store that `url` names, which must be there: a folder that is not mounted at the
@@ -65,7 +136,7 @@ impl Store {
                 return Err(Error::Unreachable(url.into()));
             }
         }
-        let store = Self::at(url)?;
+        let store = Self::at(url, &environment)?;
         store.check_reachable().await?;
         store.begin().await
     }
@@ -78,12 +149,21 @@ impl Store {
         }
     }
 
-    fn at(url: &str) -> Result<Self> {
+    fn at(url: &str, settings: &dyn Fn() -> Settings) -> Result<Self> {
         if let Some(name) = url.strip_prefix("memory://") {
             return Ok(Self::conditional(memory(name), url));
         }
-        match folder_of(url) {
-            Some(folder) => Self::in_folder(FilePath::new(folder), url),
+        if let Some(folder) = folder_of(url) {
+            return Self::in_folder(FilePath::new(folder), url);
+        }
+        if let Some(shown) = before_secret(url) {
+            return Err(Error::SecretInUrl { url: shown.into() });
+        }
+        match feature_of(url) {
+            Some(feature) => {
+                let objects = in_cloud(url, feature, settings)?;
+                Ok(Self::conditional(objects, url))
+            }
             None => Err(Error::Url { url: url.into() }),
         }
     }
@@ -127,12 +207,10 @@ impl Store {
         let bytes = Bytes::from(json!({ "format": FORMAT }).to_string());
         let found = match self.cas.read(&marker, MARKER_MAX).await? {
             Some(found) => found.bytes,
-            None if self.cas.replace(&marker, None, bytes.clone()).await? == Swap::Done => bytes,
-            None => self
-                .cas
-                .read(&marker, MARKER_MAX)
-                .await?
-                .map_or(bytes, |found| found.bytes),
+            None => match self.cas.replace(&marker, None, bytes.clone()).await? {
+                Swap::Done => bytes,
+                Swap::Conflict(found) => found.map_or(bytes, |found| found.bytes),
+            },
         };
         let format: Option<serde_json::Value> = serde_json::from_slice(&found).ok();
         match format

@@ -503,7 +503,7 @@ async fn a_folder_that_is_gone_is_unreachable_and_not_a_new_store() {
 
 #[tokio::test]
 async fn unknown_urls_are_refused() {
-    for url in ["", "ftp://x", "az://container"] {
+    for url in ["", "ftp://x", "https://host/x", "http://host/x", "://"] {
         assert!(
             matches!(Store::open(url).await, Err(Error::Url { .. })),
             "{url}"
@@ -536,4 +536,35 @@ async fn a_point_is_a_block_device_for_threads() {
     });
     let bytes = read.await.unwrap();
     assert!(bytes[..4096] == [0; 4096] && bytes[4096..] == [3; 4096]);
+}
+
+#[tokio::test]
+async fn secrets_in_a_url_are_refused_and_not_repeated() {
+    for (url, shown) in [
+        ("az://container/x?sig=canary", "az://container/x"),
+        ("s3://id:canary@bucket/x", "s3://id"),
+        ("gs://bucket#canary", "gs://bucket"),
+        ("ftp://user:canary@host", "ftp://user"),
+    ] {
+        let error = Store::open(url).await.unwrap_err();
+        assert!(matches!(&error, Error::SecretInUrl { url } if url == shown));
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+}
+
+#[cfg(not(feature = "_http"))]
+#[tokio::test]
+async fn a_cloud_that_is_not_built_in_names_its_feature() {
+    for (url, feature) in [
+        ("az://container/x", "azure"),
+        ("abfss://container@account.dfs.core.windows.net/x", "azure"),
+        ("s3://bucket", "aws"),
+        ("gs://bucket", "gcp"),
+    ] {
+        let error = Store::open(url).await.unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("`{feature}`")),
+            "{error}"
+        );
+    }
 }
