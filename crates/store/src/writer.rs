@@ -16,6 +16,8 @@ use crate::{
 
 /// Logs up to this length are put in one request, longer ones in parts of it.
 const PART: u64 = 4 << 20;
+/// Parts that are on their way at the same time.
+const PARTS_IN_FLIGHT_MAX: usize = 2;
 
 /// The one writer of a replica, for as long as nobody else claims it: every change that it makes
 /// first proves that the fence is still its own.
@@ -167,20 +169,17 @@ impl Writer {
         let upload = objects.put_multipart(path).await.map_err(failed)?;
         let part = usize::try_from(PART).unwrap_or(usize::MAX);
         let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
-        let mut at = 0;
-        while at < length {
-            let content = match read_part(log, at, PART.min(length - at)).await {
-                Ok(content) => content,
-                Err(error) => {
-                    let _ = upload.abort().await;
-                    return Err(error);
+        match put_parts(log, length, &mut upload).await {
+            Ok(()) => upload.finish().await.map(drop).map_err(failed),
+            Err(error) => {
+                // What was put would be kept, and paid for, without a name.
+                let _ = upload.abort().await;
+                match error {
+                    PartError::Log(error) => Err(error),
+                    PartError::Store(source) => Err(failed(source)),
                 }
-            };
-            at += content.len() as u64;
-            upload.wait_for_capacity(2).await.map_err(failed)?;
-            upload.put(content);
+            }
         }
-        upload.finish().await.map(drop).map_err(failed)
     }
 
     /// Publishes the logs of one generation, and the recovery point that they lead to. Publishing
@@ -237,6 +236,29 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Why a part of a log was not put.
+enum PartError {
+    Log(Error),
+    Store(object_store::Error),
+}
+
+async fn put_parts(
+    log: &SealedLog,
+    length: u64,
+    upload: &mut WriteMultipart,
+) -> Result<(), PartError> {
+    let mut at = 0;
+    while at < length {
+        let content = read_part(log, at, PART.min(length - at)).await;
+        let content = content.map_err(PartError::Log)?;
+        at += content.len() as u64;
+        let capacity = upload.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await;
+        capacity.map_err(PartError::Store)?;
+        upload.put(content);
+    }
+    Ok(())
 }
 
 async fn read_part(log: &SealedLog, at: u64, length: u64) -> Result<Bytes> {
