@@ -10,7 +10,7 @@ use afterimage_block::{
 };
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
 use afterimage_replication::{Action, Event, Machine, Policy, Request, State};
-use afterimage_store::{BaseProgress, MachineName, ReplicaDisk};
+use afterimage_store::{BaseProgress, MachineName, ReplicaDisk, Store};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -54,8 +54,8 @@ pub struct Protection {
 }
 
 impl Protection {
-    /// Protects the machine `name`, which has these disks, in the store `replica`: a path, a
-    /// `file://` or a `memory://` URL.
+    /// Protects the machine `name`, which has these disks, in the store `replica`: a path or a URL, as
+    /// [`Store::open`](afterimage_store::Store::open) takes them.
     pub fn new(name: MachineName, disks: Vec<PathBuf>, replica: impl Into<String>) -> Self {
         Self {
             name,
@@ -98,10 +98,12 @@ impl Protection {
     ///
     /// # Errors
     /// [`Error::Disks`], [`Error::Disk`], [`Error::SizeChanged`], [`Error::StateInUse`],
-    /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`]. That the replica cannot be reached is no
+    /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`], and [`Error::Store`] if no store can have
+    /// the replica's URL. That the replica cannot be reached is no
     /// error here: the disks are served, and it is tried again.
     pub async fn start(self) -> Result<(ProtectedMachine, broadcast::Receiver<Notice>)> {
         self.policy.validate()?;
+        Store::check_url(&self.replica)?;
         let (notices, receiver) = broadcast::channel(NOTICES);
         let listen = self.listen.clone();
         let started = blocking(move || self.open(notices)).await?;

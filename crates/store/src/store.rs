@@ -141,6 +141,17 @@ impl Store {
         store.begin().await
     }
 
+    /// Whether [`open`](Self::open) would take `url`, as far as it tells without opening anything.
+    ///
+    /// # Errors
+    /// [`Error::Url`], [`Error::SecretInUrl`], [`Error::NotBuiltIn`], [`Error::Settings`].
+    pub fn check_url(url: &str) -> Result<()> {
+        if folder_of(url).is_some() {
+            return Ok(());
+        }
+        Self::at(url, &environment).map(drop)
+    }
+
     /// Whether the store is still there.
     pub(crate) async fn check_reachable(&self) -> Result<()> {
         match self.cas.read(&layout::marker(), MARKER_MAX).await? {

@@ -49,6 +49,17 @@ async fn a_disk_that_is_missing_or_odd_is_refused() {
 }
 
 #[tokio::test]
+async fn a_url_that_no_store_has_is_refused() {
+    let fixture = Fixture::new();
+    let disk = fixture.path("disk.raw");
+    let protection = Protection::new("vm".parse().unwrap(), vec![disk], "ftp://host/replicas");
+    assert_says(
+        &refused(protection).await,
+        "ftp://host/replicas` is not a store",
+    );
+}
+
+#[tokio::test]
 async fn a_disk_of_another_size_than_before_is_refused() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
