@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use afterimage_block::{Change, ContentDigest, Length, Lsn, Timestamp};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
 use crate::{BarrierMark, Error, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, SealedLog};
@@ -21,6 +24,9 @@ pub struct WriterOptions {
     pub quota: Option<Length>,
     /// The most pieces that the index in memory may have: 64 bytes each, roughly. Default 1 048 576.
     pub pieces_max: usize,
+    /// Space is reserved this much at a time, within the quota, so that a file is in few parts, a force need not write
+    /// its length each time, and a full disk is found before a record is torn. Default not at all.
+    pub reserve: Option<Length>,
 }
 
 impl Default for WriterOptions {
@@ -28,6 +34,7 @@ impl Default for WriterOptions {
         Self {
             quota: None,
             pieces_max: 1 << 20,
+            reserve: None,
         }
     }
 }
@@ -36,6 +43,12 @@ impl WriterOptions {
     /// With a quota.
     pub fn with_quota(mut self, quota: Length) -> Self {
         self.quota = Some(quota);
+        self
+    }
+
+    /// With space reserved `step` at a time.
+    pub fn with_reserve(mut self, step: Length) -> Self {
+        self.reserve = Some(step);
         self
     }
 }
@@ -52,6 +65,8 @@ pub struct FileWriter {
     encoder: Encoder,
     options: WriterOptions,
     poisoned: bool,
+    /// How far space is reserved.
+    reserved: u64,
 }
 
 impl FileWriter {
@@ -94,6 +109,7 @@ impl FileWriter {
             encoder,
             options,
             poisoned: false,
+            reserved: 0,
         })
     }
 
@@ -101,8 +117,8 @@ impl FileWriter {
     ///
     /// # Errors
     /// [`Error::OverQuota`], [`Error::IndexFull`], [`Error::Resized`] and [`Error::OutOfRange`] leave
-    /// the log as it was;
-    /// [`Error::Io`] poisons it; [`Error::Poisoned`].
+    /// the log as it was; [`Error::Io`] does where space could not be reserved, and else poisons it;
+    /// [`Error::Poisoned`].
     pub fn append(&mut self, change: Change<'_>, time: Timestamp) -> Result<Lsn> {
         self.check_room([payload_of(change)])?;
         let first = Lsn::new(self.encoder.records());
@@ -217,6 +233,24 @@ impl FileWriter {
         if !self.encoder.has_room((limit + 1).saturating_sub(changes)) {
             return Err(Error::IndexFull { limit });
         }
+        self.reserve(needs)
+    }
+
+    /// Sees that space up to `end` is reserved, if it is to be. What is reserved reads as zeros,
+    /// which end the records of a log that was not sealed.
+    fn reserve(&mut self, end: u64) -> Result<()> {
+        let Some(step) = self.options.reserve.filter(|_| end > self.reserved) else {
+            return Ok(());
+        };
+        let from = self.encoder.position();
+        let quota = self.options.quota.map_or(u64::MAX, Length::get);
+        let length = end.saturating_add(step.get()).min(quota) - from;
+        match fallocate(&self.file, FallocateFlags::empty(), from, length) {
+            Ok(()) => self.reserved = from.saturating_add(length),
+            // Without it, all is as without the option.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.options.reserve = None,
+            Err(error) => return Err(io_error("reserve space of", &self.path, from, error.into())),
+        }
         Ok(())
     }
 
@@ -290,6 +324,9 @@ impl FileWriter {
         };
         self.file.seek(SeekFrom::Start(end)).map_err(io("write"))?;
         self.file.write_all(&bytes).map_err(io("write"))?;
+        self.file
+            .set_len(summary.file_length.get())
+            .map_err(io("cut"))?;
         self.file.sync_all().map_err(io("sync"))?;
         sync_folder(&self.path).map_err(io("sync the folder of"))?;
         Ok(SealedLog::trusted(self.path, header, summary))

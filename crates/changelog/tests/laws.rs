@@ -236,6 +236,35 @@ fn limits_are_typed_and_leave_the_log_as_it_was() {
     assert_eq!(SealedLog::open(sealed.path()).unwrap().summary().records, 2);
 }
 
+/// Reserved space is neither a tear nor part of a sealed log.
+#[test]
+fn reserved_space_changes_no_byte_of_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let seal = |name, options| {
+        let path = folder.path().join(name);
+        let mut log = FileWriter::create(&path, header(), options).unwrap();
+        for offset in 0..40 {
+            let offset = Offset::new(offset);
+            let change = Change::Write {
+                offset,
+                data: &[7; 999],
+            };
+            log.append(change, Timestamp::default()).unwrap();
+        }
+        let open = std::fs::metadata(&path).unwrap().len() - log.length().get();
+        let recovered = recover(&path, |_| Ok(())).unwrap();
+        assert_eq!((recovered.records, recovered.tail), (40, Tail::Whole));
+        log.seal(ContentDigest::NONE).unwrap();
+        SealedLog::open(&path).unwrap();
+        (open, std::fs::read(&path).unwrap())
+    };
+    let (plain, expected) = seal("plain", WriterOptions::default());
+    let options = WriterOptions::default().with_reserve(Length::kib(64));
+    let (reserved, found) = seal("reserved", options);
+    assert!(plain == 0 && reserved > 0, "{plain} {reserved}");
+    assert!(found == expected);
+}
+
 #[test]
 fn an_index_that_is_full_says_so() {
     let folder = tempfile::tempdir().unwrap();
