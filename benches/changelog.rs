@@ -5,7 +5,8 @@
 //! other logs: okaywal (1 MiB in an entry) and commitlog. *Read* of 256 MiB in memory, beside the bare
 //! CRC-32. *Prove*: seal and [`SealedLog::open`], beside the bare SHA-256, which both compute. *Apply*
 //! beside bare writes of the same pieces, in the same order, and beside bare reads and writes: the
-//! pieces have to be read from the log first.
+//! pieces have to be read from the log first. *Merge* of 16 logs of 32 MiB, half of which is overwritten,
+//! beside bare reads and writes of what is left, and beside the SHA-256 of it that sealing computes.
 //!
 //! Cases are measured in turn, A B A B, on tmpfs unless `AFTERIMAGE_BENCH_FOLDER` names another folder;
 //! no file is forced but by seal and by okaywal. `cargo bench -p benches --bench changelog -- append`
@@ -30,9 +31,13 @@
 //! | `SealedLog::open` | 0.57 | 0.66 |
 //! | apply: bare reads and writes | 1 | 1 |
 //! | `SealedLog::apply` | 0.93 | 1.00 |
+//! | merge: bare reads and writes | 1 | 1 |
+//! | bare SHA-256 | 1.68 | 0.98 |
+//! | `merge` | 0.36 | 0.39 |
 
 use std::fs::File;
 use std::hint::black_box;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,7 +45,7 @@ use std::time::{Duration, Instant};
 use afterimage_block::{
     Access, Change, ContentDigest, DiskId, Epoch, Length, Offset, RawDisk, Sequence, Timestamp,
 };
-use afterimage_changelog::{FileWriter, LogHeader, Reader, SealedLog, WriterOptions};
+use afterimage_changelog::{FileWriter, LogHeader, Piece, Reader, SealedLog, WriterOptions, merge};
 use benches::{Noise, Paired, append_bare};
 use bytes::Bytes;
 use commitlog::{CommitLog, LogOptions};
@@ -52,6 +57,10 @@ use tempfile::TempDir;
 const APPENDED: usize = 512 << 20;
 /// What a log holds that is read, proved or applied.
 const LOGGED: usize = 256 << 20;
+/// What is merged, and over how much of the disk: half of it is overwritten by what comes later.
+const GENERATIONS: u64 = 16;
+const GENERATION: usize = 32 << 20;
+const OVERWRITTEN: u64 = 321 << 20;
 const DISK: usize = 1 << 30;
 const RECORDS: [usize; 2] = [4 << 10, 64 << 10];
 /// Small enough for the caches: the data of a write have just come in.
@@ -324,16 +333,86 @@ fn applying(record: usize) {
         .run(ROUNDS);
 }
 
+/// Sealed logs that follow each other, of random writes half of which a later one overwrites.
+fn generations(record: usize, folder: &Path) -> Vec<SealedLog> {
+    let mut noise = Noise::seeded(2);
+    let data = Noise::default().bytes(PAYLOADS);
+    let mut logs: Vec<SealedLog> = Vec::new();
+    for generation in 1..=GENERATIONS {
+        let sequence = Sequence::new(generation);
+        let header = LogHeader {
+            first: sequence,
+            last: sequence,
+            ..header()
+        };
+        let path = folder.join(format!("{generation}.ailog"));
+        let mut log = FileWriter::create(&path, header, WriterOptions::default()).expect("a log");
+        for data in data.chunks(record).cycle().take(GENERATION / record) {
+            let offset = noise.below(OVERWRITTEN / record as u64) * record as u64;
+            let offset = Offset::new(offset);
+            let change = Change::Write { offset, data };
+            log.append(change, Timestamp::default()).expect("room");
+        }
+        let predecessor = logs.last().map(|log| log.summary().content);
+        let sealed = log.seal(predecessor.unwrap_or(ContentDigest::NONE));
+        logs.push(sealed.expect("a sealed log"));
+    }
+    logs
+}
+
+/// Reads each piece where it is and writes it behind the one before.
+fn copy_behind(from: &File, pieces: &[(u64, usize)], mut to: &File, buffer: &mut [u8]) {
+    for (at, length) in pieces {
+        let data = &mut buffer[..*length];
+        from.read_exact_at(data, *at).expect("a readable log");
+        to.write_all(data).expect("room for a piece");
+    }
+}
+
+fn merging(record: usize) {
+    let folder = benches::folder();
+    let logs = generations(record, folder.path());
+    let (first, rest) = logs.split_first().expect("logs");
+    let (one, other) = (folder.path().join("merged"), folder.path().join("copied"));
+    let merge_all = || {
+        let _ = std::fs::remove_file(&one);
+        timed(|| merge(first, rest, &one, WriterOptions::default()).expect("a merged log"))
+    };
+    merge_all();
+    let merged = SealedLog::open(&one).expect("the log just merged");
+    let index = merged.index().expect("an index");
+    let piece = |piece: Piece| Some((piece.data_at?, piece.extent.length().to_usize()?));
+    let pieces: Vec<_> = index.iter().filter_map(piece).collect();
+    let kept = folder.path().join("kept");
+    std::fs::rename(&one, &kept).expect("a place for it");
+    let kept = File::open(&kept).expect("the log just moved");
+    let mut buffer = vec![0; PAYLOADS];
+    let copy = || {
+        let to = File::create(&other).expect("a file");
+        timed(|| copy_behind(&kept, &pieces, &to, &mut buffer))
+    };
+    let bytes = merged.summary().payload.get();
+    Paired::new(format!("merge, {} KiB records", record >> 10), bytes)
+        .case("limit: bare reads and writes", copy)
+        .case("bare SHA-256", || {
+            let bytes = vec![5; usize::try_from(bytes).expect("what memory can hold")];
+            timed(|| Sha256::digest(&bytes))
+        })
+        .case("merge", merge_all)
+        .run(ROUNDS);
+}
+
 /// Measures a step with records of this length.
 type Bench = fn(usize);
 
 fn main() {
     let filter = benches::filter();
-    let benches: [(&str, Bench); 4] = [
+    let benches: [(&str, Bench); 5] = [
         ("append", appending),
         ("read", reading),
         ("prove", proving),
         ("apply", applying),
+        ("merge", merging),
     ];
     for (name, bench) in benches {
         if name.contains(&filter) {
