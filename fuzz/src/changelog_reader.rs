@@ -98,13 +98,15 @@ fn on_the_disk(record: &Record, size: Length) {
     let length = Length::of(&record.payload);
     assert_eq!(record.header.payload, length);
     match (record.header.kind, record.header.extent) {
-        (Kind::Bookmark, None) => assert_eq!(record.change(), None),
-        (Kind::Bookmark, Some(_)) | (_, None) => panic!("a change has an extent, a bookmark none"),
+        (Kind::Bookmark | Kind::Barrier | Kind::Resize, None) => assert_eq!(record.change(), None),
+        (Kind::Bookmark | Kind::Barrier | Kind::Resize, Some(_)) | (_, None) => {
+            panic!("a change has an extent, a mark none");
+        }
         (kind, Some(extent)) => {
             assert!(extent.end().get() <= size.get(), "behind the disk");
             assert_eq!(kind == Kind::Write, !length.is_zero());
             assert!(kind != Kind::Write || extent.length() == length);
-            let change = record.change().expect("it is no bookmark");
+            let change = record.change().expect("it is no mark");
             assert_eq!(change.extent(), Some(extent));
         }
     }
