@@ -131,8 +131,21 @@ pub(crate) fn read_blocks<'b>(
         buffer.resize(length, 0);
     }
     let bytes = &mut buffer[..length];
+    let (good, error) = read_into(disk, side, grid, extent, bytes);
+    (&bytes[..good], error)
+}
+
+/// Reads the blocks of `extent` into `bytes`, which is as long. If one cannot be read, gives how much
+/// lies before it and the error.
+pub(crate) fn read_into(
+    disk: &dyn BlockRead,
+    side: Side,
+    grid: Grid,
+    extent: Extent,
+    bytes: &mut [u8],
+) -> (usize, Option<Error>) {
     if disk.read_at(extent.start(), bytes).is_ok() {
-        return (bytes, None);
+        return (bytes.len(), None);
     }
     let mut good = 0;
     for block in extent.pieces(grid.block_size().length()) {
@@ -144,9 +157,9 @@ pub(crate) fn read_blocks<'b>(
                 extent,
                 source,
             };
-            return (&bytes[..good], Some(error));
+            return (good, Some(error));
         }
         good = end;
     }
-    (bytes, None)
+    (good, None)
 }

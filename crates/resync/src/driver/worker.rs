@@ -4,14 +4,14 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, Zeroing};
+use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, RunKind, Zeroing};
 use bytes::Bytes;
 use digest::Digest;
 use sha2::Sha256;
 
 use super::Event;
 use crate::remote::{Outcome, Terms, Work};
-use crate::spans::read_blocks;
+use crate::spans::{Spans, read_into};
 use crate::tree::Node;
 use crate::{Algorithm, Error, Result, Scope, Side, Signature, Signer};
 
@@ -158,16 +158,26 @@ impl<'d> Disk<'d> {
         known.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes of `extent`. Holes are not read.
     fn read(&self, extent: Extent) -> Result<Bytes> {
-        let mut buffer = Vec::new();
-        let (_, error) = read_blocks(
-            self.reader,
-            self.side(),
-            self.terms.grid,
-            extent,
-            &mut buffer,
-        );
-        error.map_or(Ok(Bytes::from(buffer)), Err)
+        let (side, grid) = (self.side(), self.terms.grid);
+        let mut bytes = vec![0; extent.length().to_usize().unwrap_or_default()];
+        let known = *self.known_data();
+        let mut spans = Spans::new(self.reader, side, grid).knowing(known);
+        let (mut rest, mut unread) = (Some(extent), bytes.as_mut_slice());
+        while let Some(within) = rest {
+            let run = spans.next(within)?;
+            let length = run.extent.length().to_usize().unwrap_or_default();
+            let (now, later) = unread.split_at_mut(length.min(unread.len()));
+            if run.kind == RunKind::Data {
+                let (_, error) = read_into(self.reader, side, grid, run.extent, now);
+                error.map_or(Ok(()), Err)?;
+            }
+            unread = later;
+            rest = Extent::between(run.extent.end(), extent.end());
+        }
+        *self.known_data() = spans.known_data();
+        Ok(Bytes::from(bytes))
     }
 
     fn write(

@@ -20,8 +20,18 @@ const SLOTS: usize = 256;
 pub(super) enum Piece {
     /// To be sent.
     Data(Range<u64>),
+    /// To be read, and sent but for what is zero: the target has zeros there.
+    Blank(Range<u64>),
     /// To be made zeros.
     Zero(Range<u64>),
+}
+
+impl Piece {
+    /// The blocks.
+    pub(super) const fn run(&self) -> &Range<u64> {
+        let (Self::Data(run) | Self::Blank(run) | Self::Zero(run)) = self;
+        run
+    }
 }
 
 /// A node that differs. No two hold the same block.
@@ -53,16 +63,17 @@ impl Differing {
     }
 }
 
-/// Of which it is known what differs.
+/// Of which it is known what differs, or that it is read to be sent but for its zeros.
 #[derive(Debug)]
 pub(super) struct Compared {
-    /// The unit, and our blocks of it; `None` of a unit that becomes zeros as a whole.
+    /// The unit, and our blocks of it as far as they are not to be read; `None` of a unit that becomes
+    /// zeros as a whole.
     pub(super) unit: Option<(u64, Vec<Node>)>,
     pub(super) pieces: VecDeque<Piece>,
 }
 
-/// What the front wants done next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the front wants done next; if nothing, a unit can be sent that is blank on the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Step {
     /// Ask for the children of this node.
     pub(super) ask: Option<Place>,
@@ -81,6 +92,18 @@ pub(super) struct Front {
     open: usize,
     /// How many blocks a piece may have.
     piece: u64,
+    source: Knowledge,
+}
+
+/// What is known of the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Knowledge {
+    /// Its tree, and of units that are blank on the target its blocks are wanted too.
+    Blocks,
+    /// Its tree.
+    Tree,
+    /// Nothing yet.
+    Nothing,
 }
 
 impl Front {
@@ -92,12 +115,18 @@ impl Front {
             waiting: BTreeSet::new(),
             open: 0,
             piece,
+            source: Knowledge::Tree,
         };
         if shape.units() > 0 {
             let place = shape.above_root();
             front.wait(0, Differing { place, told: None });
         }
         front
+    }
+
+    /// From now on so much of the source is known, or wanted.
+    pub(super) const fn know(&mut self, source: Knowledge) {
+        self.source = source;
     }
 
     /// The first block that is not done with.
@@ -136,6 +165,11 @@ impl Front {
             if place.level > 1 {
                 self.items.insert(start, Item::Asked(differing));
                 return Some(Step { ask, hash: None });
+            }
+            if differing.is_blank() && self.source != Knowledge::Blocks {
+                let compared = self.blank(place.index);
+                self.items.insert(start, Item::Compared(compared));
+                return Some(Step::default());
             }
             let blocks = self.shape.blocks_of_unit(place.index).count();
             let unit = Item::Unit {
@@ -221,10 +255,12 @@ impl Front {
         let level = of.level.saturating_sub(1);
         for ((index, ours), theirs) in numbers.zip(ours).zip(theirs) {
             let place = Place { level, index };
-            let Some(blocks) = self.shape.blocks(place).filter(|_| ours != theirs) else {
+            let is_known = self.source != Knowledge::Nothing;
+            let is_equal = is_known && ours == theirs;
+            let Some(blocks) = self.shape.blocks(place).filter(|_| !is_equal) else {
                 continue;
             };
-            if level == 1 && ours.is_zero() {
+            if level == 1 && is_known && ours.is_zero() {
                 let compared = Compared {
                     unit: None,
                     pieces: VecDeque::from([Piece::Zero(blocks.clone())]),
@@ -235,6 +271,19 @@ impl Front {
                 self.wait(blocks.start, Differing { place, told });
             }
         }
+    }
+
+    /// A unit of which the target has zeros. That it differs, if at all, is found as it is sent.
+    fn blank(&self, unit: u64) -> Compared {
+        let blocks = self.shape.blocks_of_unit(unit);
+        let starts = blocks
+            .clone()
+            .step_by(usize::try_from(self.piece).unwrap_or(1));
+        let end = blocks.end;
+        let run = |start: u64| start..start.saturating_add(self.piece).min(end);
+        let pieces = starts.map(|start| Piece::Blank(run(start))).collect();
+        let unit = Some((unit, vec![Node::ZERO; blocks.count()]));
+        Compared { unit, pieces }
     }
 
     fn wait(&mut self, start: u64, differing: Differing) {

@@ -9,6 +9,9 @@ use std::ops::Range;
 /// a deep queue.
 const AT_ONCE: usize = 32;
 
+/// How many at first, and as many more as were hashed: the target may say soon that none need be.
+const AT_FIRST: u64 = 4;
+
 /// Into how many parts a disk's units are cut, after each of which there is something to save.
 const PARTS: u64 = 64;
 
@@ -23,7 +26,10 @@ pub(super) fn part(units: u64) -> u64 {
 pub(super) struct Hashing {
     todo: VecDeque<Range<u64>>,
     running: BTreeSet<u64>,
+    /// Those that are hashed though nobody needs them any more.
+    forgotten: BTreeSet<u64>,
     left: u64,
+    done: u64,
     /// How many were done since there was something to save.
     since_saved: u64,
     part: u64,
@@ -38,7 +44,9 @@ impl Hashing {
         Self {
             todo: doubt.iter().cloned().collect(),
             running: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             left,
+            done: 0,
             since_saved: 0,
             part: part(units),
         }
@@ -51,9 +59,15 @@ impl Hashing {
 
     /// The next unit to hash, if not enough are being hashed.
     pub(super) fn next(&mut self) -> Option<u64> {
-        if self.running.len() >= AT_ONCE {
+        let most = usize::try_from(AT_FIRST.saturating_add(self.done)).unwrap_or(AT_ONCE);
+        if self.running.len() >= most.min(AT_ONCE) {
             return None;
         }
+        self.begin()
+    }
+
+    /// The next unit, however many are being hashed.
+    pub(super) fn begin(&mut self) -> Option<u64> {
         let unit = loop {
             let run = self.todo.front_mut()?;
             if let Some(unit) = run.next() {
@@ -69,8 +83,24 @@ impl Hashing {
     pub(super) fn done(&mut self, unit: u64) -> bool {
         let was = self.running.remove(&unit);
         self.left = self.left.saturating_sub(was.into());
+        self.done = self.done.saturating_add(was.into());
         self.since_saved = self.since_saved.saturating_add(was.into());
         was
+    }
+
+    /// Begins anew with so many units, whatever comes of those that are being hashed.
+    pub(super) fn start_over(&mut self, units: u64) {
+        let forgotten = std::mem::take(&mut self.running);
+        let all = 0..units;
+        *self = Self {
+            forgotten,
+            ..Self::new(&[all], units)
+        };
+    }
+
+    /// Takes note that `unit` is hashed that nobody needs any more; whether it is such a one.
+    pub(super) fn forget(&mut self, unit: u64) -> bool {
+        self.forgotten.remove(&unit)
     }
 
     /// Whether so much was hashed that it is worth saving.

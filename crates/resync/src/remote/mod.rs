@@ -15,7 +15,8 @@
 //! *First both hash.* Each end makes the [`Tree`](crate::tree::Tree) of its disk, once. Equal disks
 //! agree after one question. Otherwise the source descends to the blocks that differ, breadth first
 //! as far as its window of questions allows and in the order of the disk beyond, and sends them in
-//! the order of the disk.
+//! the order of the disk. What is blank on the target is not compared by block: the source reads it,
+//! hashes it and sends it but for its zeros, and if all is blank it does not hash its disk before.
 //!
 //! *At the end the roots agree.* Each end's root is that of what it hashed, sent or wrote, block by
 //! block. A source that is written meanwhile is sent as it was, block by block, at some instant

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use afterimage_block::{Extent, Length};
 use bytes::Bytes;
 
-use super::front::{Compared, Front, Piece};
+use super::front::{Compared, Front, Knowledge, Piece, Step};
 use super::hashing::Hashing;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, runs_max};
 use super::terms::violation;
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
-use crate::protocol::{Farewell, Message, Reason, Role, data_max};
+use crate::protocol::{FAN_OUT, Farewell, Message, Place, Reason, Role, data_max};
 use crate::tree::{Node, Shape, Tree};
 use crate::{BlockIndex, Error, Result};
 
@@ -25,6 +25,8 @@ pub struct Source {
     tree: Tree,
     hashing: Hashing,
     phase: Phase,
+    /// What the target said of its root before all was hashed here.
+    told: Option<(Place, Vec<Node>)>,
     /// Whether nothing is to be sent.
     is_dry: bool,
     front: Front,
@@ -74,6 +76,7 @@ impl Source {
             hashing: Hashing::new(&doubt, shape.units()),
             tree,
             phase: Phase::Greeting,
+            told: None,
             is_dry: false,
             front: Front::new(shape, piece),
             current: None,
@@ -92,7 +95,9 @@ impl Source {
     /// As [`new`](Self::new).
     pub fn dry_run(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
         let is_dry = true;
-        Self::new(terms, cursor).map(|source| Self { is_dry, ..source })
+        let mut source = Self::new(terms, cursor)?;
+        source.front.know(Knowledge::Blocks);
+        Ok(Self { is_dry, ..source })
     }
 
     /// Whether both ends agree that their disks are equal, or a dry run is at its end. The last message
@@ -119,7 +124,7 @@ impl Source {
         };
         RemoteProgress {
             total: grid.size(),
-            hashed: blocks(units.saturating_mul(crate::protocol::FAN_OUT as u64)),
+            hashed: blocks(units.saturating_mul(FAN_OUT as u64)).max(self.progress.hashed),
             settled: blocks(settled),
             ..self.progress
         }
@@ -149,8 +154,10 @@ impl Source {
             (Phase::Greeting, Message::Hello(hello)) => {
                 self.terms.check(&hello, Role::Target)?;
                 self.phase = Phase::Hashing;
-                self.begin();
+                self.step();
+                self.begin()?;
             }
+            (Phase::Hashing, Message::Nodes { of, children }) => self.told(of, children)?,
             (Phase::Comparing, Message::Nodes { of, children }) => {
                 self.front.answered(of, children, &self.tree)?;
             }
@@ -173,7 +180,7 @@ impl Source {
     /// [`Error::WrongOutcome`] if it is not of work that was asked for.
     pub fn handle_outcome(&mut self, outcome: Outcome) -> Result<()> {
         let taken = match outcome {
-            Outcome::Hashed { unit, blocks } => self.hashed(unit, blocks),
+            Outcome::Hashed { unit, blocks } => self.hashed(unit, blocks)?,
             Outcome::Read {
                 ticket,
                 bytes,
@@ -195,38 +202,70 @@ impl Source {
         }
     }
 
-    fn hashed(&mut self, unit: u64, blocks: Vec<Node>) -> bool {
+    fn hashed(&mut self, unit: u64, blocks: Vec<Node>) -> Result<bool> {
         if blocks.len() != self.tree.shape().blocks_of_unit(unit).count() {
-            return false;
+            return Ok(false);
         }
         if self.phase != Phase::Hashing {
-            return self.front.hashed(unit, blocks);
+            return Ok(self.hashing.forget(unit) || self.front.hashed(unit, blocks));
         }
         let node = self.terms.algorithm.parent(1, &blocks);
-        if !self.hashing.done(unit) {
-            return false;
+        if !self.done(unit, node) {
+            return Ok(false);
         }
-        self.tree.set_unit(unit, node);
+        self.begin()?;
+        Ok(true)
+    }
+
+    /// Takes note of what a unit is that was not known; whether it was not.
+    fn done(&mut self, unit: u64, node: Node) -> bool {
+        let was_unknown = self.hashing.done(unit);
+        if was_unknown {
+            self.tree.set_unit(unit, node);
+        }
         if self.hashing.is_worth_saving() {
             let doubt = self.hashing.doubt();
             let cursor = Cursor::new(self.terms, Role::Source, doubt, &self.tree);
             self.work.push_back(Work::Save(cursor));
         }
-        self.begin();
-        true
+        was_unknown
     }
 
     /// Begins to compare once all is hashed.
-    fn begin(&mut self) {
-        if self.hashing.left() == 0 {
-            self.tree.settle();
-            self.phase = Phase::Comparing;
+    fn begin(&mut self) -> Result<()> {
+        if self.hashing.left() > 0 {
+            return Ok(());
         }
+        self.tree.settle();
+        self.phase = Phase::Comparing;
+        let told = self.told.take();
+        told.map_or(Ok(()), |(of, children)| {
+            self.front.answered(of, children, &self.tree)
+        })
+    }
+
+    /// Takes what the target says of its root before all is hashed here. If that is zero nothing need
+    /// be: all is read once, hashed, and sent but for zeros.
+    fn told(&mut self, of: Place, children: Vec<Node>) -> Result<()> {
+        if self.told.is_some() {
+            return violation("Nodes", "it was not asked for");
+        }
+        let is_blank = of == self.tree.shape().above_root() && children == [Node::ZERO];
+        if !is_blank || self.is_dry {
+            self.told = Some((of, children));
+            return Ok(());
+        }
+        // Progress does not go back.
+        self.progress.hashed = self.progress().hashed;
+        self.hashing.start_over(self.tree.shape().units());
+        self.front.know(Knowledge::Nothing);
+        self.phase = Phase::Comparing;
+        self.front.answered(of, children, &self.tree)
     }
 
     fn read(&mut self, ticket: u64, bytes: Bytes, blocks: &[Node]) -> bool {
-        let length = Length::of(&bytes);
-        let Some(first) = self.outbox.fill(ticket, bytes) else {
+        let block_size = self.terms.grid.block_size();
+        let Some((first, sent)) = self.outbox.fill(ticket, bytes, blocks, block_size) else {
             return false;
         };
         let unit = Shape::unit_of(first);
@@ -241,7 +280,7 @@ impl Source {
         };
         known.copy_from_slice(blocks);
         sending.pieces = sending.pieces.saturating_sub(1);
-        self.progress.sent = self.progress.sent.saturating_add(length);
+        self.progress.sent = self.progress.sent.saturating_add(Length::new(sent));
         self.close(unit);
         true
     }
@@ -252,9 +291,17 @@ impl Source {
             return;
         }
         self.load();
+        self.step();
         while let Some(message) = self.outbox.pop() {
             self.messages.push_back(message);
         }
+        if self.current.is_none() && self.front.is_empty() && self.outbox.is_empty() {
+            self.close_down();
+        }
+    }
+
+    /// Asks for and hashes what is to be compared next.
+    fn step(&mut self) {
         while let Some(step) = self.front.step(&self.tree, self.sending.len()) {
             if let Some(of) = step.ask {
                 let settled = BlockIndex::new(self.settled());
@@ -266,9 +313,9 @@ impl Source {
             if let Some(unit) = step.hash {
                 self.hash(unit);
             }
-        }
-        if self.current.is_none() && self.front.is_empty() && self.outbox.is_empty() {
-            self.close_down();
+            if step == Step::default() {
+                self.load();
+            }
         }
     }
 
@@ -291,11 +338,10 @@ impl Source {
 
     /// Everything before this block is sent or equal.
     fn settled(&self) -> u64 {
-        let current = self.current.as_ref().and_then(|(_, pieces)| {
-            pieces.front().map(|piece| match piece {
-                Piece::Data(run) | Piece::Zero(run) => run.start,
-            })
-        });
+        let current = self
+            .current
+            .as_ref()
+            .and_then(|(_, pieces)| pieces.front().map(|piece| piece.run().start));
         let lowest = self.outbox.lowest().or(current).or(self.front.lowest());
         lowest.unwrap_or(self.terms.grid.blocks())
     }
@@ -315,27 +361,33 @@ impl Source {
                 self.current = None;
                 continue;
             };
-            let (Piece::Data(run) | Piece::Zero(run)) = &piece;
+            let run = piece.run().clone();
+            let count = run.end.saturating_sub(run.start);
             let Some(extent) = self.extent(run.start, run.end) else {
                 return;
             };
-            let length = match piece {
-                Piece::Data(_) => extent.length(),
-                Piece::Zero(_) => Length::ZERO,
+            let length = extent.length().get();
+            let (data, messages) = match piece {
+                Piece::Data(_) => (length, 1),
+                Piece::Blank(_) => (length, runs_max(count)),
+                Piece::Zero(_) => (0, 1),
             };
-            if !self.outbox.has_room(length.get()) {
+            if !self.outbox.has_room(data, messages) {
                 return;
             }
             if let Some((_, pieces)) = &mut self.current {
                 pieces.pop_front();
             }
             match piece {
-                Piece::Data(run) => {
-                    let ticket = self.outbox.add_data(run.start, length.get());
+                Piece::Data(_) => {
+                    let ticket = self.outbox.add_data(run.start, length);
                     self.work.push_back(Work::Read { ticket, extent });
                 }
-                Piece::Zero(run) => {
-                    let count = run.end.saturating_sub(run.start);
+                Piece::Blank(_) => {
+                    let ticket = self.outbox.add_blank(run.start, length, count);
+                    self.work.push_back(Work::Read { ticket, extent });
+                }
+                Piece::Zero(_) => {
                     self.outbox.add_zeroes(run.start, count);
                     let zeroed = &mut self.progress.zeroed;
                     *zeroed = zeroed.saturating_add(extent.length());
@@ -354,6 +406,10 @@ impl Source {
         }
         let number = unit.as_ref().map(|(unit, _)| *unit);
         if let Some((unit, blocks)) = unit {
+            if self.hashing.left() > 0 {
+                // Units are sent in order where none is known.
+                self.hashing.begin();
+            }
             let pieces = pieces.len();
             self.sending.insert(unit, Sending { blocks, pieces });
             self.close(unit);
@@ -364,10 +420,10 @@ impl Source {
     /// Counts what would be sent.
     fn count(&mut self, pieces: &VecDeque<Piece>) {
         for piece in pieces {
-            let (Piece::Data(run) | Piece::Zero(run)) = piece;
+            let run = piece.run();
             let length = self.extent(run.start, run.end).map(Extent::length);
             let counted = match piece {
-                Piece::Data(_) => &mut self.progress.sent,
+                Piece::Data(_) | Piece::Blank(_) => &mut self.progress.sent,
                 Piece::Zero(_) => &mut self.progress.zeroed,
             };
             *counted = counted.saturating_add(length.unwrap_or_default());
@@ -388,7 +444,9 @@ impl Source {
             && let Some(Sending { blocks, .. }) = self.sending.remove(&unit)
         {
             let node = self.terms.algorithm.parent(1, &blocks);
-            self.tree.set_unit(unit, node);
+            if !self.done(unit, node) {
+                self.tree.set_unit(unit, node);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Two ends and a wire, driven in an order that a seed chooses.
 
+mod blank;
 mod cursor;
 mod driver;
 mod hostile;

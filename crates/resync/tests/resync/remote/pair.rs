@@ -277,6 +277,20 @@ impl Pair {
         })
     }
 
+    /// Steps until the source knows what the target said first, without any other work on the source.
+    pub(crate) fn target_answers_first(&mut self) -> Result<()> {
+        while self.target.messages < 2 {
+            self.source.send(&mut self.to_target);
+            let asked = self.to_target.split();
+            self.target.receive(&asked)?;
+            self.target.work(&mut self.dice)?;
+            self.target.send(&mut self.to_source);
+            let answered = self.to_source.split();
+            self.source.receive(&answered)?;
+        }
+        Ok(())
+    }
+
     /// Steps to the end, or so many, or until nothing is left to do; whether it ended.
     pub(crate) fn run(&mut self, steps: usize) -> Result<bool> {
         let mut idle = 0;
