@@ -14,8 +14,9 @@ use crate::{
     Checkpoint, Error, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result,
 };
 
-/// Logs up to this length are put in one request, longer ones in parts of it.
-const PART: u64 = 4 << 20;
+/// Logs up to this length are put in one request, longer ones in parts of it. S3 refuses parts of less
+/// than 5 MiB, all but the last.
+const PART: u64 = 8 << 20;
 /// Parts that are on their way at the same time.
 const PARTS_IN_FLIGHT_MAX: usize = 2;
 

@@ -1,5 +1,7 @@
 //! An object store that fails as networks and clouds do.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
