@@ -2,7 +2,8 @@
 
 use afterimage_block::{ContentDigest, Extent, Length, Offset};
 use bytes::Bytes;
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
 
 use crate::layout::{BLOCK, CHUNK, DiskLayout, PAGE};
@@ -152,7 +153,7 @@ pub(crate) struct DiskObjects {
 }
 
 impl DiskObjects {
-    async fn get(&self, path: &object_store::path::Path, length: u64) -> Result<Bytes> {
+    async fn get(&self, path: &Path, length: u64) -> Result<Bytes> {
         let failed = |source| Error::store("read", path, source);
         let found = self.store.objects.get(path).await.map_err(failed)?;
         if found.meta.size != length {
@@ -166,7 +167,24 @@ impl DiskObjects {
         Ok(bytes)
     }
 
-    async fn put(&self, path: &object_store::path::Path, bytes: Bytes) -> Result<()> {
+    /// `length` bytes of an object, from `at`.
+    pub(crate) async fn range(&self, path: &Path, at: u64, length: u64) -> Result<Bytes> {
+        let failed = |source| Error::store("read", path, source);
+        let range = at..at.saturating_add(length);
+        let options = GetOptions::new().with_range(Some(range.clone()));
+        let objects = &self.store.objects;
+        let found = objects.get_opts(path, options).await.map_err(failed)?;
+        if found.meta.size < range.end {
+            return Err(Error::damaged(path, "it is cut short"));
+        }
+        let bytes = found.bytes().await.map_err(failed)?;
+        if bytes.len() as u64 != length {
+            return Err(Error::cut(path, length, bytes.len()));
+        }
+        Ok(bytes)
+    }
+
+    async fn put(&self, path: &Path, bytes: Bytes) -> Result<()> {
         let put = self.store.objects.put(path, PutPayload::from(bytes)).await;
         put.map(drop)
             .map_err(|source| Error::store("write", path, source))
@@ -253,7 +271,7 @@ impl DiskObjects {
     }
 
     /// Deletes an object that no manifest names any more. What cannot be deleted is left behind.
-    pub(crate) async fn delete(&self, path: &object_store::path::Path) {
+    pub(crate) async fn delete(&self, path: &Path) {
         if let Err(error) = self.store.objects.delete(path).await {
             tracing::warn!(object = %path, %error, "an unused object is left behind");
         }

@@ -71,6 +71,7 @@
 //! [LAYOUT.md](https://github.com/afterimage-rs/afterimage/blob/main/crates/store/LAYOUT.md).
 
 mod base;
+mod cache;
 mod cas;
 #[cfg(feature = "_http")]
 mod cloud;
@@ -81,6 +82,7 @@ mod index;
 mod layout;
 mod manifest;
 mod point;
+mod records;
 mod replica;
 mod retention;
 mod store;

@@ -1,22 +1,23 @@
 //! Reading a machine's disks at any barrier that the store holds.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, Length, Offset,
-    Run, RunKind, Sequence, Slice, Timestamp, check_range,
+    BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, ExtentSet,
+    Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
 };
 use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use object_store::GetOptions;
-use object_store::path::Path;
 use tokio::runtime::Handle;
 
 use crate::base::blocking;
+use crate::cache::Cache;
 use crate::index::{DiskObjects, Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, PAGE};
+use crate::records::{OpenLog, batches};
 use crate::{Error, LogObject, Manifest, RecoveryPoint, Replica, Result};
 
 /// Chunks and records that are read at the same time when a disk is restored.
@@ -148,13 +149,6 @@ impl Slice for Patch {
     }
 }
 
-/// A log whose records are read one by one.
-#[derive(Debug)]
-struct OpenLog {
-    path: Path,
-    salt: u32,
-}
-
 /// One disk at one barrier. Memory is proportional to the pieces of the logs that lead to the
 /// barrier, not to the disk.
 #[derive(Debug)]
@@ -163,7 +157,7 @@ pub struct PointDisk {
     root: Root,
     overlay: ExtentMap<Patch>,
     logs: Vec<OpenLog>,
-    pages: Cache<u64, Page>,
+    pages: Cache<u64, Arc<Page>>,
     chunks: Cache<u64, Option<Bytes>>,
     records: Cache<(usize, u64), Bytes>,
 }
@@ -183,12 +177,16 @@ impl PointDisk {
     ) -> Result<()> {
         let path = self.objects.layout.log(sequence, object.epoch);
         let length = object.length.get();
-        let head = self.range(&path, 0, LogHeader::LEN as u64).await?;
+        let head = self.objects.range(&path, 0, LogHeader::LEN as u64).await?;
         let (header, salt) = LogHeader::parse(&head)?;
         let tail_at = length.saturating_sub(Trailer::LEN as u64);
-        let tail = self.range(&path, tail_at, Trailer::LEN as u64).await?;
+        let tail = self
+            .objects
+            .range(&path, tail_at, Trailer::LEN as u64)
+            .await?;
         let trailer = Trailer::parse(&tail, object.length)?;
         let footer = self
+            .objects
             .range(&path, trailer.footer_at, trailer.footer_length.get())
             .await?;
         let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
@@ -212,22 +210,6 @@ impl PointDisk {
         Ok(())
     }
 
-    async fn range(&self, path: &Path, at: u64, length: u64) -> Result<Bytes> {
-        let failed = |source| Error::store("read", path, source);
-        let range = at..at.saturating_add(length);
-        let options = GetOptions::new().with_range(Some(range.clone()));
-        let objects = &self.objects.store.objects;
-        let found = objects.get_opts(path, options).await.map_err(failed)?;
-        if found.meta.size < range.end {
-            return Err(Error::damaged(path, "it is cut short"));
-        }
-        let bytes = found.bytes().await.map_err(failed)?;
-        if bytes.len() as u64 != length {
-            return Err(Error::cut(path, length, bytes.len()));
-        }
-        Ok(bytes)
-    }
-
     /// The bytes of `extent`, each verified by its log record's checksum or its block's digest.
     ///
     /// # Errors
@@ -235,15 +217,12 @@ impl PointDisk {
     pub async fn read(&self, extent: Extent) -> Result<Vec<u8>> {
         check_range(extent.start(), extent.length(), self.size())?;
         let mut content = vec![0; extent.length().to_usize().unwrap_or_default()];
-        let mut covered = afterimage_block::ExtentSet::new();
+        let mut covered = ExtentSet::new();
         let patches: Vec<_> = self.overlay.within(extent).collect();
-        for (part, patch) in patches {
-            covered.insert(part);
-            if let Some(log) = patch.log {
-                let place = place_of(&mut content, extent, part);
-                self.read_patch(log, patch, place).await?;
-            }
+        for (part, _) in &patches {
+            covered.insert(*part);
         }
+        self.read_patches(extent, &patches, &mut content).await?;
         let gaps: Vec<_> = covered
             .gaps(extent)
             .flat_map(|gap| gap.pieces(CHUNK))
@@ -263,48 +242,66 @@ impl PointDisk {
         Ok(content)
     }
 
-    async fn read_patch(&self, log: usize, patch: Patch, place: &mut [u8]) -> Result<()> {
-        let payload = self.record(log, patch.record).await?;
-        let start = patch.record + RecordHeader::LEN as u64;
-        let skip = usize::try_from(patch.data.saturating_sub(start)).unwrap_or(usize::MAX);
-        let length = place.len();
-        let Some(bytes) = payload.get(skip..).and_then(|rest| rest.get(..length)) else {
-            let path = self
-                .logs
-                .get(log)
-                .map(|log| log.path.to_string())
-                .unwrap_or_default();
-            return Err(Error::damaged(path, "its index does not fit its records"));
-        };
-        place.copy_from_slice(bytes);
+    /// Puts what `patches` say into the content of `whole`. Each record is read once, and those that
+    /// stand close together in one request.
+    async fn read_patches(
+        &self,
+        whole: Extent,
+        patches: &[(Extent, Patch)],
+        content: &mut [u8],
+    ) -> Result<()> {
+        let mut wanted: BTreeMap<(usize, u64), Vec<(Extent, u64)>> = BTreeMap::new();
+        for (part, patch) in patches {
+            if let Some(log) = patch.log {
+                let places = wanted.entry((log, patch.record)).or_default();
+                places.push((*part, patch.data));
+            }
+        }
+        let ranges = wanted.iter().map(|((log, record), places)| {
+            let ends = places
+                .iter()
+                .map(|(part, at)| at.saturating_add(part.length().get()));
+            (*log, *record..ends.max().unwrap_or(*record))
+        });
+        for (number, ranges) in batches(ranges) {
+            let log = self.logs.get(number);
+            let log = log.ok_or_else(|| Error::damaged("log", "there is no such log"))?;
+            for (record, payload) in self.records(number, log, &ranges).await? {
+                for (part, at) in wanted.get(&(number, record)).into_iter().flatten() {
+                    let from = at.checked_sub(record + RecordHeader::LEN as u64);
+                    let from = from.and_then(|from| usize::try_from(from).ok());
+                    let place = place_of(content, whole, *part);
+                    let bytes = from.and_then(|from| payload.get(from..)?.get(..place.len()));
+                    place.copy_from_slice(bytes.ok_or_else(|| log.does_not_fit())?);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The payload of a record, verified.
-    async fn record(&self, log: usize, at: u64) -> Result<Bytes> {
-        if let Some(payload) = self.records.get(&(log, at)) {
-            return Ok(payload);
-        }
-        let Some(OpenLog { path, salt }) = self.logs.get(log) else {
-            return Err(Error::damaged("log", "there is no such log"));
+    /// The records of a log that start where `ranges` do, and their payloads.
+    async fn records(
+        &self,
+        number: usize,
+        log: &OpenLog,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<(u64, Bytes)>> {
+        let [range] = ranges else {
+            return log.records(&self.objects, ranges).await;
         };
-        let bytes = self.range(path, at, RecordHeader::LEN as u64).await?;
-        let damaged = |reason: &str| Error::damaged(path, format!("record at {at}: {reason}"));
-        let frame = bytes
-            .first_chunk()
-            .ok_or_else(|| damaged("it is cut short"))?;
-        let header = RecordHeader::parse(frame, at, self.size())
-            .map_err(|error| damaged(&error.to_string()))?;
-        let payload_at = at + RecordHeader::LEN as u64;
-        let payload = self.range(path, payload_at, header.payload.get()).await?;
-        if !header.verify(frame, &payload, *salt) {
-            return Err(damaged("its checksum does not match"));
+        // One record is likely to be read from again, piece by piece.
+        let key = (number, range.start);
+        if let Some(payload) = self.records.get(&key) {
+            return Ok(vec![(range.start, payload)]);
         }
-        self.records.put((log, at), payload.clone());
-        Ok(payload)
+        let found = log.records(&self.objects, ranges).await?;
+        for (_, payload) in &found {
+            self.records.put(key, payload.clone());
+        }
+        Ok(found)
     }
 
-    async fn page(&self, at: Offset) -> Result<Page> {
+    async fn page(&self, at: Offset) -> Result<Arc<Page>> {
         let position = number(at, PAGE);
         if let Some(page) = self.pages.get(&position) {
             return Ok(page);
@@ -314,8 +311,8 @@ impl PointDisk {
             .and_then(|p| self.root.pages.get(p));
         let extent = unit_of(at, PAGE, self.size());
         let digest = digest.copied().unwrap_or(ContentDigest::NONE);
-        let page = self.objects.read_page(extent, digest).await?;
-        self.pages.put(position, page.clone());
+        let page = Arc::new(self.objects.read_page(extent, digest).await?);
+        self.pages.put(position, Arc::clone(&page));
         Ok(page)
     }
 
@@ -359,7 +356,8 @@ impl PointDisk {
     }
 
     pub(crate) async fn page_at(&self, page: Extent) -> Result<Page> {
-        self.page(page.start()).await
+        let page = self.page(page.start()).await?;
+        Ok(Arc::unwrap_or_clone(page))
     }
 
     /// The run that holds the byte at `from`, starting there: what is known to be zeros is a hole.
@@ -425,19 +423,23 @@ impl PointDisk {
     }
 
     async fn restore_chunk(&self, chunk: Extent, target: Arc<dyn BlockWrite>) -> Result<Length> {
-        let mut data = Vec::new();
+        let mut data = ExtentSet::new();
         let mut at = chunk.start();
         while let Some(run) = self.next_run(at).await?
             && let Some(part) = run.extent.intersection(chunk)
         {
             at = part.end();
             if run.kind == RunKind::Data {
-                data.push((part.start(), self.read(part).await?));
+                data.insert(part);
             }
         }
+        if data.is_empty() {
+            return Ok(chunk.length());
+        }
+        let mut content = self.read(chunk).await?;
         let write = move || -> Result<()> {
-            for (start, content) in &data {
-                target.write_at(*start, content)?;
+            for part in data.iter() {
+                target.write_at(part.start(), place_of(&mut content, chunk, part))?;
             }
             Ok(())
         };
@@ -462,39 +464,6 @@ fn place_of(content: &mut [u8], whole: Extent, part: Extent) -> &mut [u8] {
     let start = start.unwrap_or_default();
     let end = start + part.length().to_usize().unwrap_or_default();
     content.get_mut(start..end).unwrap_or_default()
-}
-
-/// The last few values that were asked for.
-#[derive(Debug)]
-struct Cache<K, V> {
-    entries: Mutex<VecDeque<(K, V)>>,
-    limit: usize,
-}
-
-impl<K: PartialEq, V: Clone> Cache<K, V> {
-    fn new(limit: usize) -> Self {
-        Self {
-            entries: Mutex::default(),
-            limit,
-        }
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = entries.iter().position(|(found, _)| found == key)?;
-        let entry = entries.remove(at)?;
-        let value = entry.1.clone();
-        entries.push_back(entry);
-        Some(value)
-    }
-
-    fn put(&self, key: K, value: V) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= self.limit {
-            entries.pop_front();
-        }
-        entries.push_back((key, value));
-    }
 }
 
 /// A disk at a barrier as a block device, for threads that may block: not for those of the runtime.

@@ -244,6 +244,11 @@ impl Store {
         Ok(self)
     }
 
+    /// Whether it is in a local folder.
+    pub(crate) fn is_folder(&self) -> bool {
+        matches!(self.cas, Cas::Locked(..))
+    }
+
     /// The free space of a store in a local folder; `None` elsewhere, where nobody tells.
     ///
     /// # Errors
