@@ -200,7 +200,13 @@ fn log_extent(log: &mut FileWriter, disk: &dyn BlockRead, extent: Extent) -> Res
     Ok(())
 }
 
-fn header(disk: DiskId, disk_size: Length, sequence: Sequence, epoch: Epoch) -> LogHeader {
+/// The header of a disk's log of generation `sequence`.
+pub(crate) fn header(
+    disk: DiskId,
+    disk_size: Length,
+    sequence: Sequence,
+    epoch: Epoch,
+) -> LogHeader {
     LogHeader {
         disk,
         disk_size,
@@ -467,16 +473,16 @@ impl Disk {
         let (Outcome::Logged(_), Some(writer)) = (finished.outcome, writer) else {
             return lost(doubt);
         };
-        let mut predecessor = lock(&self.predecessor);
-        match writer.seal(*predecessor) {
+        // A statement of its own: the lock must not be held in the arms below.
+        let sealed = writer.seal(*lock(&self.predecessor));
+        match sealed {
             Ok(sealed) => {
-                *predecessor = sealed.summary().content;
+                *lock(&self.predecessor) = sealed.summary().content;
                 Ended::Sealed(sealed.summary().file_length)
             }
             Err(error) => {
                 tracing::warn!(disk = %self.path.display(), %error, "a log cannot be sealed");
-                *predecessor = ContentDigest::NONE;
-                Ended::Lost(doubt)
+                lost(doubt)
             }
         }
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use afterimage_block::{
     BlockRead, ContentDigest, Extent, ExtentSet, Length, Offset, Sequence, free_space,
 };
-use afterimage_changelog::{Error as LogError, FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_changelog::{Error as LogError, FileWriter, SealedLog, WriterOptions};
 use afterimage_replication::{Event, PrimaryReport, ResyncReason, Role, Scope};
 use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage, Summary};
 use afterimage_store::{LogEntry, PointDisk, Publication, Writer};
 
 use crate::error::blocking;
-use crate::generations::Disk;
+use crate::generations::{self, Disk};
 use crate::job::{JobKind, Progress};
 use crate::notice::Notice;
 use crate::shared::{RunningJob, Shared};
@@ -61,14 +61,7 @@ impl Pass<'_> {
                 left.push(Scope::NOTHING);
                 continue;
             }
-            let name = self
-                .shared
-                .disks
-                .get(number)
-                .map(|disk| disk.name.to_string());
-            let mut job = self
-                .shared
-                .job(JobKind::Resynchronize, name.unwrap_or_default());
+            let mut job = self.shared.disk_job(JobKind::Resynchronize, number);
             let found = self.compare(disk, replica, doubtful, &mut job).await;
             let found = job.end(found)?;
             logs.push(Some(self.writer.put_log(number, &found.differences).await?));
@@ -151,14 +144,8 @@ impl Pass<'_> {
     /// The log that the differences of one disk go to. It may take half of what is free: writes are
     /// logged meanwhile, and what does not fit takes another pass.
     fn begin_log(&self, disk: &Disk) -> Result<FileWriter> {
-        let header = LogHeader {
-            disk: disk.id,
-            disk_size: disk.tracked.size(),
-            epoch: self.writer.epoch(),
-            first: self.sequence,
-            last: self.sequence,
-            created: Clock::timestamp(),
-        };
+        let (size, epoch) = (disk.tracked.size(), self.writer.epoch());
+        let header = generations::header(disk.id, size, self.sequence, epoch);
         let free = free_space(self.shared.folder.scratch())?;
         let options = WriterOptions::default().with_quota(Length::new(free.get() / 2));
         let path = disk.log_path(self.sequence);

@@ -78,6 +78,12 @@ impl Shared {
         kept.encode()
     }
 
+    /// Starts a job on disk `number`.
+    pub(crate) fn disk_job(&self, kind: JobKind, number: usize) -> RunningJob<'_> {
+        let name = self.disks.get(number).map(|disk| disk.name.to_string());
+        self.job(kind, name.unwrap_or_default())
+    }
+
     /// Starts a job.
     pub(crate) fn job(&self, kind: JobKind, subject: String) -> RunningJob<'_> {
         let id = self.jobs().start(kind, subject, Clock::timestamp());

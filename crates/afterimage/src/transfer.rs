@@ -116,12 +116,7 @@ pub(crate) async fn copy(
     let mut roots = Vec::new();
     let mut sent = Length::ZERO;
     for (disk, snapshot) in snapshots.into_iter().enumerate() {
-        let name = shared
-            .disks
-            .get(disk)
-            .map(|disk| disk.name.to_string())
-            .unwrap_or_default();
-        let mut job = shared.job(JobKind::InitialReplication, name);
+        let mut job = shared.disk_job(JobKind::InitialReplication, disk);
         let copied = copy_disk(shared, writer, disk, snapshot, &mut job).await;
         let (root, more) = job.end(copied)?;
         roots.push(root);
