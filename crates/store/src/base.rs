@@ -7,7 +7,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::index::{DiskObjects, Page, Root, block_digests, chunk_digest, chunk_in_page, pages};
-use crate::layout::CHUNK;
+use crate::layout::{Birth, CHUNK, Node};
 use crate::{Error, Result};
 
 /// Chunks of one page that are read and stored at the same time.
@@ -36,7 +36,10 @@ pub struct PageCopied {
 
 impl BaseWriter {
     pub(crate) fn new(objects: DiskObjects, progress: BaseProgress) -> Self {
-        let root = Root { pages: progress.0 };
+        let page = |digest| Node::new(Birth::BASE, digest);
+        let root = Root {
+            pages: progress.0.into_iter().map(page).collect(),
+        };
         Self { objects, root }
     }
 
@@ -47,7 +50,7 @@ impl BaseWriter {
 
     /// How far it is.
     pub fn progress(&self) -> BaseProgress {
-        BaseProgress(self.root.pages.clone())
+        BaseProgress(self.root.pages.iter().map(|page| page.digest).collect())
     }
 
     /// Copies the next page from `source`. Holes are not read, zeros not sent. Nothing, if all pages
@@ -67,12 +70,12 @@ impl BaseWriter {
         let mut page = Page::zero(extent);
         let mut sent = Length::ZERO;
         while let Some(copy) = copies.try_next().await? {
-            page.set_chunk(chunk_in_page(copy.chunk), &copy.digests);
+            page.set_chunk(chunk_in_page(copy.chunk), Birth::BASE, &copy.digests);
             sent = sent.saturating_add(copy.sent);
         }
         drop(copies);
-        let digest = self.objects.write_page(extent, &page).await?;
-        self.root.pages.push(digest);
+        let page = self.objects.write_page(extent, Birth::BASE, &page).await?;
+        self.root.pages.push(page);
         Ok(PageCopied {
             copied: extent.length(),
             sent,
@@ -89,7 +92,7 @@ impl BaseWriter {
                 "the base still lacks the page {page}"
             )));
         }
-        self.objects.write_root(&self.root).await
+        self.objects.write_root(Birth::BASE, &self.root).await
     }
 }
 
@@ -110,9 +113,9 @@ async fn copy_chunk(
         Ok((content, digests))
     };
     let (content, digests) = blocking(read).await?;
-    let digest = chunk_digest(&digests);
+    let node = Node::new(Birth::BASE, chunk_digest(&digests));
     let content = content.unwrap_or_default().into();
-    let sent = objects.write_chunk(chunk, &digest, content).await?;
+    let sent = objects.write_chunk(chunk, node, content).await?;
     Ok(ChunkCopied {
         chunk,
         digests,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use afterimage_block::{Epoch, MachineId, Sequence};
 
 use crate::Throttled;
+use crate::manifest::FORMAT;
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,9 +55,12 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// The store was written by a newer release.
-    #[error("the store has format {found}, and this release knows format 1: use a newer one")]
-    NewerFormat {
+    /// The store was written by a release that is newer, or from before the first.
+    #[error(
+        "the store has format {found}, and this release knows format {FORMAT}: use a release that \
+         knows it, or begin a new store"
+    )]
+    OtherFormat {
         /// The store's format.
         found: u64,
     },

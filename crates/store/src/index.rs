@@ -1,17 +1,47 @@
 //! Digests of blocks, chunks, pages and disks.
 
-use afterimage_block::{ContentDigest, Extent, Length, Offset};
+use afterimage_block::{ContentDigest, Epoch, Extent, Length, Offset, Sequence};
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
 
-use crate::layout::{BLOCK, CHUNK, DiskLayout, PAGE};
+use crate::layout::{BLOCK, Birth, CHUNK, DiskLayout, Node, PAGE};
 use crate::{Error, Result, Store};
 
 const DIGEST: usize = 32;
+/// The encoded birth of an object.
+const BIRTH: usize = 16;
 /// Blocks of a chunk.
 const CHUNK_BLOCKS: usize = 16;
+/// A chunk's entry in its page.
+const CHUNK_ENTRY: usize = BIRTH + CHUNK_BLOCKS * DIGEST;
+/// A page's entry in the root.
+const PAGE_ENTRY: usize = BIRTH + DIGEST;
+
+impl Birth {
+    fn encode(self) -> [u8; BIRTH] {
+        let mut bytes = [0; BIRTH];
+        let (sequence, epoch) = bytes.split_at_mut(BIRTH / 2);
+        sequence.copy_from_slice(&self.sequence.get().to_le_bytes());
+        epoch.copy_from_slice(&self.epoch.get().to_le_bytes());
+        bytes
+    }
+
+    /// Of an entry's first bytes.
+    fn decode(entry: &[u8]) -> Self {
+        let mut numbers = entry.chunks_exact(BIRTH / 2);
+        let mut number = || {
+            let bytes = numbers.next().and_then(|bytes| bytes.try_into().ok());
+            u64::from_le_bytes(bytes.unwrap_or_default())
+        };
+        Self {
+            sequence: Sequence::new(number()),
+            epoch: Epoch::new(number()),
+        }
+    }
+}
 
 /// The SHA-256 of `bytes`, or [`ContentDigest::NONE`] if they are all zero.
 fn digest_or_none(bytes: &[u8]) -> ContentDigest {
@@ -32,50 +62,69 @@ pub fn block_digest(block: &[u8]) -> ContentDigest {
     digest_or_none(block)
 }
 
-/// The digests of the blocks of one page of a disk: 64 MiB, the last one shorter.
+/// The chunks of one page of a disk: 64 MiB, the last one shorter. Of each, when its object was
+/// written, and the digests of its blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
-    /// The concatenated digests.
-    digests: Vec<u8>,
+    /// The concatenated entries.
+    entries: Vec<u8>,
 }
 
 impl Page {
     /// The page of `extent`, all zeros.
     pub(crate) fn zero(extent: Extent) -> Self {
-        let blocks = extent.length().get().div_ceil(BLOCK.get());
+        let count = |unit: Length| {
+            let count = extent.length().get().div_ceil(unit.get());
+            usize::try_from(count).unwrap_or(usize::MAX)
+        };
         Self {
-            digests: vec![0; usize::try_from(blocks).unwrap_or(usize::MAX) * DIGEST],
+            entries: vec![0; count(CHUNK) * BIRTH + count(BLOCK) * DIGEST],
         }
     }
 
     pub(crate) fn digest(&self) -> ContentDigest {
-        digest_or_none(&self.digests)
+        digest_or_none(&self.entries)
+    }
+
+    fn entry(&self, number: usize) -> &[u8] {
+        let entry = self.entries.chunks(CHUNK_ENTRY).nth(number);
+        entry.unwrap_or_default()
+    }
+
+    fn chunk_digests(&self, number: usize) -> &[u8] {
+        self.entry(number).get(BIRTH..).unwrap_or_default()
     }
 
     /// The digest of the block that `at` bytes into the page lie in.
     pub(crate) fn block(&self, at: Length) -> ContentDigest {
-        let number = usize::try_from(at.get() / BLOCK.get()).unwrap_or(usize::MAX);
-        let digest = self.digests.chunks_exact(DIGEST).nth(number);
+        let number = |at: u64, unit: Length| usize::try_from(at / unit.get()).unwrap_or(usize::MAX);
+        let chunk = self.chunk_digests(number(at.get(), CHUNK));
+        let block = number(at.get() % CHUNK.get(), BLOCK);
+        let digest = chunk.chunks_exact(DIGEST).nth(block);
         let digest = digest.and_then(|digest| digest.try_into().ok());
         ContentDigest::new(digest.unwrap_or_default())
     }
 
-    fn chunk_digests(&self, number: usize) -> &[u8] {
-        let chunk = CHUNK_BLOCKS * DIGEST;
-        self.digests.chunks(chunk).nth(number).unwrap_or_default()
+    /// The `number`th chunk of the page.
+    pub(crate) fn chunk(&self, number: usize) -> Node {
+        let digest = digest_or_none(self.chunk_digests(number));
+        Node::new(Birth::decode(self.entry(number)), digest)
     }
 
-    /// The digest of the `number`th chunk of the page.
-    pub(crate) fn chunk(&self, number: usize) -> ContentDigest {
-        digest_or_none(self.chunk_digests(number))
+    /// All chunks, in order.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Node> {
+        let count = self.entries.len().div_ceil(CHUNK_ENTRY);
+        (0..count).map(|number| self.chunk(number))
     }
 
-    /// Puts the digests of the `number`th chunk's blocks; what there is more of them than the page
-    /// has room for is left out.
-    pub(crate) fn set_chunk(&mut self, number: usize, digests: &[u8]) {
-        let places = self.digests.chunks_mut(CHUNK_BLOCKS * DIGEST).nth(number);
-        for (place, digest) in places.unwrap_or_default().iter_mut().zip(digests) {
-            *place = *digest;
+    /// Puts the digests of the `number`th chunk's blocks, and when its object was written; what there
+    /// is more of them than the page has room for is left out.
+    pub(crate) fn set_chunk(&mut self, number: usize, birth: Birth, digests: &[u8]) {
+        let birth = Node::new(birth, chunk_digest(digests)).birth.encode();
+        let entry = self.entries.chunks_mut(CHUNK_ENTRY).nth(number);
+        let bytes = birth.iter().chain(digests);
+        for (place, byte) in entry.unwrap_or_default().iter_mut().zip(bytes) {
+            *place = *byte;
         }
     }
 
@@ -107,23 +156,36 @@ fn block_bytes() -> usize {
     BLOCK.to_usize().unwrap_or(usize::MAX)
 }
 
-/// The digests of all pages of a disk.
+/// All pages of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Root {
-    pub(crate) pages: Vec<ContentDigest>,
+    pub(crate) pages: Vec<Node>,
 }
 
 impl Root {
-    pub(crate) fn digest(&self) -> ContentDigest {
-        ContentDigest::new(Sha256::digest(self.encode()).into())
+    fn encode(&self) -> Vec<u8> {
+        let entry = |page: &Node| {
+            let birth = page.birth.encode().into_iter();
+            birth.chain(*page.digest.as_bytes()).collect::<Vec<_>>()
+        };
+        self.pages.iter().flat_map(entry).collect()
     }
 
-    fn encode(&self) -> Vec<u8> {
-        self.pages
-            .iter()
-            .flat_map(|digest| *digest.as_bytes())
-            .collect()
+    fn decode(bytes: &[u8]) -> Self {
+        let page = |entry: &[u8]| {
+            let digest = entry.get(BIRTH..).and_then(|bytes| bytes.try_into().ok());
+            let digest = ContentDigest::new(digest.unwrap_or_default());
+            Node::new(Birth::decode(entry), digest)
+        };
+        Self {
+            pages: bytes.chunks_exact(PAGE_ENTRY).map(page).collect(),
+        }
     }
+}
+
+/// The digest of a root, which is none of nothing: that of a disk of zeros is one, too.
+fn root_digest(encoded: &[u8]) -> ContentDigest {
+    ContentDigest::new(Sha256::digest(encoded).into())
 }
 
 /// The extents of the pages of a disk of `size`, in order.
@@ -190,59 +252,63 @@ impl DiskObjects {
             .map_err(|source| Error::store("write", path, source))
     }
 
-    pub(crate) async fn read_root(&self, digest: ContentDigest) -> Result<Root> {
-        let path = self.layout.root(&digest);
+    pub(crate) async fn read_root(&self, node: Node) -> Result<Root> {
+        let path = self.layout.root(&node);
         let count = self.size.get().div_ceil(PAGE.get());
-        let bytes = self.get(&path, count * DIGEST as u64).await?;
-        if ContentDigest::new(Sha256::digest(&bytes).into()) != digest {
+        let bytes = self.get(&path, count * PAGE_ENTRY as u64).await?;
+        if root_digest(&bytes) != node.digest {
             return Err(Error::damaged(&path, "its digest does not match"));
         }
-        let digest = |bytes: &[u8]| ContentDigest::new(bytes.try_into().unwrap_or_default());
-        Ok(Root {
-            pages: bytes.chunks_exact(DIGEST).map(digest).collect(),
-        })
+        Ok(Root::decode(&bytes))
     }
 
-    pub(crate) async fn write_root(&self, root: &Root) -> Result<ContentDigest> {
-        let digest = root.digest();
-        self.put(&self.layout.root(&digest), root.encode().into())
-            .await?;
+    pub(crate) async fn write_root(&self, birth: Birth, root: &Root) -> Result<ContentDigest> {
+        let encoded = root.encode();
+        let digest = root_digest(&encoded);
+        let path = self.layout.root(&Node { birth, digest });
+        self.put(&path, encoded.into()).await?;
         Ok(digest)
     }
 
-    /// The page of `extent`, whose digest is `digest`.
-    pub(crate) async fn read_page(&self, extent: Extent, digest: ContentDigest) -> Result<Page> {
+    /// The page of `extent`.
+    pub(crate) async fn read_page(&self, extent: Extent, node: Node) -> Result<Page> {
         let zero = Page::zero(extent);
-        if digest == ContentDigest::NONE {
+        if node == Node::ZERO {
             return Ok(zero);
         }
-        let path = self.layout.page(number(extent.start(), PAGE), &digest);
+        let path = self.layout.page(number(extent.start(), PAGE), &node);
         let page = Page {
-            digests: self.get(&path, zero.digests.len() as u64).await?.into(),
+            entries: self.get(&path, zero.entries.len() as u64).await?.into(),
         };
-        if page.digest() != digest {
+        if page.digest() != node.digest {
             return Err(Error::damaged(&path, "its digest does not match"));
         }
         Ok(page)
     }
 
-    pub(crate) async fn write_page(&self, extent: Extent, page: &Page) -> Result<ContentDigest> {
-        let digest = page.digest();
-        if digest != ContentDigest::NONE {
-            let path = self.layout.page(number(extent.start(), PAGE), &digest);
-            self.put(&path, page.digests.clone().into()).await?;
+    /// Stores a page; nothing for zeros.
+    pub(crate) async fn write_page(
+        &self,
+        extent: Extent,
+        birth: Birth,
+        page: &Page,
+    ) -> Result<Node> {
+        let node = Node::new(birth, page.digest());
+        if node != Node::ZERO {
+            let path = self.layout.page(number(extent.start(), PAGE), &node);
+            self.put(&path, page.entries.clone().into()).await?;
         }
-        Ok(digest)
+        Ok(node)
     }
 
     /// The content of a chunk, verified block by block; `None` if it is all zeros.
     pub(crate) async fn read_chunk(&self, chunk: Extent, page: &Page) -> Result<Option<Bytes>> {
         let in_page = chunk_in_page(chunk);
-        let digest = page.chunk(in_page);
-        if digest == ContentDigest::NONE {
+        let node = page.chunk(in_page);
+        if node == Node::ZERO {
             return Ok(None);
         }
-        let path = self.layout.chunk(number(chunk.start(), CHUNK), &digest);
+        let path = self.layout.chunk(number(chunk.start(), CHUNK), &node);
         let content = self.get(&path, chunk.length().get()).await?;
         if !page.verifies(in_page, &content) {
             return Err(Error::damaged(
@@ -253,27 +319,31 @@ impl DiskObjects {
         Ok(Some(content))
     }
 
-    /// Stores the content of a chunk whose digest is `digest`; nothing for zeros. Returns what was
-    /// sent.
+    /// Stores the content of a chunk; nothing for zeros. Returns what was sent.
     pub(crate) async fn write_chunk(
         &self,
         chunk: Extent,
-        digest: &ContentDigest,
+        node: Node,
         content: Bytes,
     ) -> Result<Length> {
-        if *digest == ContentDigest::NONE {
+        if node == Node::ZERO {
             return Ok(Length::ZERO);
         }
         let sent = Length::of(&content);
-        let path = self.layout.chunk(number(chunk.start(), CHUNK), digest);
+        let path = self.layout.chunk(number(chunk.start(), CHUNK), &node);
         self.put(&path, content).await?;
         Ok(sent)
     }
 
-    /// Deletes an object that no manifest names any more. What cannot be deleted is left behind.
-    pub(crate) async fn delete(&self, path: &Path) {
-        if let Err(error) = self.store.objects.delete(path).await {
-            tracing::warn!(object = %path, %error, "an unused object is left behind");
+    /// Deletes objects that no manifest names any more. What cannot be deleted is left behind.
+    pub(crate) async fn delete(&self, paths: Vec<Path>) {
+        let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
+        let mut deleted = self.store.objects.delete_stream(paths);
+        while let Some(result) = deleted.next().await {
+            match result {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => tracing::warn!(%error, "an unused object is left behind"),
+            }
         }
     }
 }

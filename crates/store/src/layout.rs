@@ -76,6 +76,61 @@ pub(crate) fn manifest(name: &MachineName) -> Path {
     Path::from(format!("machines/{name}/manifest.json"))
 }
 
+/// When an object of the index was written: by the fold up to a barrier, in the epoch of a writer.
+///
+/// It is a part of the object's name, so that no name is ever written anew after it was deleted: a
+/// deletion that arrives late, or is made by a writer that was fenced off meanwhile, meets nothing
+/// that anybody needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Birth {
+    pub(crate) sequence: Sequence,
+    pub(crate) epoch: Epoch,
+}
+
+impl Birth {
+    /// Of the first copy, of which there is but one.
+    pub(crate) const BASE: Self = Self {
+        sequence: Sequence::ZERO,
+        epoch: Epoch::ZERO,
+    };
+}
+
+/// An object of the index: when it was written, and the digest of what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) birth: Birth,
+    pub(crate) digest: ContentDigest,
+}
+
+impl Node {
+    /// All zeros, for which there is no object.
+    pub(crate) const ZERO: Self = Self {
+        birth: Birth::BASE,
+        digest: ContentDigest::NONE,
+    };
+
+    /// What was written in `birth`, unless it is all zeros.
+    pub(crate) fn new(birth: Birth, digest: ContentDigest) -> Self {
+        if digest == ContentDigest::NONE {
+            return Self::ZERO;
+        }
+        Self { birth, digest }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.birth, self.digest)
+    }
+}
+
+impl fmt::Display for Birth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sequence, epoch) = (self.sequence.get(), self.epoch.get());
+        write!(f, "{sequence:020}.{epoch:020}")
+    }
+}
+
 /// The objects of one disk.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskLayout {
@@ -90,23 +145,22 @@ impl DiskLayout {
     }
 
     pub(crate) fn log(&self, sequence: Sequence, epoch: Epoch) -> Path {
-        let (sequence, epoch) = (sequence.get(), epoch.get());
-        Path::from(format!(
-            "{}/logs/{sequence:020}.{epoch:020}.ailog",
-            self.folder
-        ))
+        let shipped = Birth { sequence, epoch };
+        Path::from(format!("{}/logs/{shipped}.ailog", self.folder))
     }
 
-    pub(crate) fn chunk(&self, position: u64, digest: &ContentDigest) -> Path {
-        Path::from(format!("{}/chunks/{position:012x}.{digest}", self.folder))
+    /// `position` is the number of the chunk.
+    pub(crate) fn chunk(&self, position: u64, node: &Node) -> Path {
+        Path::from(format!("{}/chunks/{position:012x}.{node}", self.folder))
     }
 
-    pub(crate) fn page(&self, position: u64, digest: &ContentDigest) -> Path {
-        Path::from(format!("{}/pages/{position:012x}.{digest}", self.folder))
+    /// `position` is the number of the page.
+    pub(crate) fn page(&self, position: u64, node: &Node) -> Path {
+        Path::from(format!("{}/pages/{position:012x}.{node}", self.folder))
     }
 
-    pub(crate) fn root(&self, digest: &ContentDigest) -> Path {
-        Path::from(format!("{}/roots/{digest}", self.folder))
+    pub(crate) fn root(&self, node: &Node) -> Path {
+        Path::from(format!("{}/roots/{node}", self.folder))
     }
 }
 

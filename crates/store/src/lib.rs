@@ -44,8 +44,10 @@
 //! need no locks, and a crash leaves nothing half-done. The manifest is small: it names roots and
 //! logs, not chunks.
 //!
-//! *Chunks are named by position and digest.* What is unused after logs were folded is the difference
-//! of two trees, found where they were changed; no reference counts, no sweep over everything. Chunks
+//! *Chunks are named by position, birth and digest.* What is unused after logs were folded is the
+//! difference of two trees, found where they were changed; no reference counts, no sweep over
+//! everything. Since a birth - the barrier and epoch of the fold - never comes again, neither does a
+//! name: a deletion that is late or was fenced off meanwhile can delete nothing that is needed. Chunks
 //! of different places are not shared for it: disks hold little that is equal but zeros, and zeros
 //! are not stored at all.
 //!
@@ -86,6 +88,7 @@ mod records;
 mod replica;
 mod retention;
 mod store;
+mod sweep;
 mod throttle;
 mod writer;
 
@@ -95,6 +98,7 @@ pub use index::block_digest;
 pub use layout::MachineName;
 pub use manifest::{
     Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, ReplicaDisk,
+    Retired,
 };
 pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
 pub use replica::{Claim, Replica, Transition};

@@ -5,10 +5,11 @@ use afterimage_block::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::layout::{Birth, Node};
 use crate::{Error, MachineName, Result};
 
 /// The format of stores and manifests that this release writes and reads.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 /// No manifest is longer: it grows with recovery points and logs, which retention bounds.
 pub(crate) const LENGTH_MAX: u64 = 64 << 20;
 
@@ -31,6 +32,9 @@ pub struct Manifest {
     pub checkpoint: Option<Checkpoint>,
     /// The logs after the checkpoint, oldest first.
     pub logs: Vec<LogEntry>,
+    /// What the last fold replaced. It is deleted before the next one, so that a reader who opened
+    /// an older point has until then.
+    pub retired: Option<Retired>,
     /// The recovery points, oldest first.
     pub points: Vec<RecoveryPoint>,
     /// What the replication state machine keeps with the replica.
@@ -66,8 +70,36 @@ pub struct ReplicaDisk {
 pub struct Checkpoint {
     /// The barrier.
     pub sequence: Sequence,
+    /// The epoch of the writer that folded logs into it; `None` of the first copy.
+    pub folded: Option<Epoch>,
     /// The root of each disk.
     pub roots: Vec<ContentDigest>,
+}
+
+impl Checkpoint {
+    /// When the roots were written.
+    fn birth(&self) -> Birth {
+        self.folded.map_or(Birth::BASE, |epoch| Birth {
+            sequence: self.sequence,
+            epoch,
+        })
+    }
+
+    /// The root of disk number `disk`.
+    pub(crate) fn root(&self, disk: usize) -> Option<Node> {
+        let (birth, digest) = (self.birth(), *self.roots.get(disk)?);
+        Some(Node { birth, digest })
+    }
+}
+
+/// A checkpoint that was replaced, and the logs that were folded into its successor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retired {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The logs, oldest first.
+    pub logs: Vec<LogEntry>,
 }
 
 /// The logs of one generation.
@@ -114,6 +146,15 @@ pub struct RecoveryPoint {
     pub consistency: Consistency,
 }
 
+/// A checkpoint and the logs after it.
+type History<'m> = (Option<&'m Checkpoint>, &'m [LogEntry]);
+
+fn increases((base, logs): History<'_>) -> bool {
+    let base = base.map(|base| base.sequence).into_iter();
+    let all = base.chain(logs.iter().map(|entry| entry.sequence));
+    all.is_sorted_by(|a, b| a < b)
+}
+
 impl Manifest {
     /// Reads a manifest, and checks that it does not contradict itself.
     pub(crate) fn parse(bytes: &[u8], name: &MachineName) -> Result<Self> {
@@ -124,8 +165,8 @@ impl Manifest {
         let object = crate::layout::manifest(name);
         let damaged = |reason: &dyn std::fmt::Display| Error::damaged(&object, reason);
         let version: Version = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
-        if version.format > FORMAT {
-            return Err(Error::NewerFormat {
+        if version.format != FORMAT {
+            return Err(Error::OtherFormat {
                 found: version.format,
             });
         }
@@ -137,29 +178,39 @@ impl Manifest {
     }
 
     fn contradiction(&self, name: &MachineName) -> Option<&'static str> {
-        let disks = self.disks.len();
-        let same_count = self.logs.iter().all(|entry| entry.disks.len() == disks)
-            && self
-                .checkpoint
-                .iter()
-                .all(|checkpoint| checkpoint.roots.len() == disks);
-        let sequences = self.checkpoint.iter().map(|c| c.sequence);
-        let sequences = sequences.chain(self.logs.iter().map(|entry| entry.sequence));
+        let retired = self.retired.as_ref();
+        let histories = [
+            (self.checkpoint.as_ref(), self.logs.as_slice()),
+            (
+                retired.map(|retired| &retired.checkpoint),
+                retired.map_or(&[], |retired| retired.logs.as_slice()),
+            ),
+        ];
+        // What is retired ends where the checkpoint is.
+        let kept_from = self.checkpoint.as_ref().map(|kept| kept.sequence);
+        let folded = retired.map(|retired| retired.logs.last().map(|entry| entry.sequence));
         let points = self.points.iter().map(|point| point.sequence);
-        let known = |point: &RecoveryPoint| self.holds(point.sequence);
         if self.name != *name {
             Some("it is another machine's")
-        } else if disks == 0 || !same_count {
+        } else if self.disks.is_empty() || !histories.iter().all(|of| self.is_of_all_disks(*of)) {
             Some("its numbers of disks differ")
         } else if self.checkpoint.is_none() && !self.logs.is_empty() {
             Some("it has logs without a base")
-        } else if !sequences.is_sorted_by(|a, b| a < b) || !points.is_sorted_by(|a, b| a < b) {
+        } else if !histories.into_iter().all(increases) || !points.is_sorted_by(|a, b| a < b) {
             Some("its sequence numbers do not increase")
-        } else if !self.points.iter().all(known) {
+        } else if folded.is_some_and(|last| last.is_none() || last != kept_from) {
+            Some("what it retired was not folded into its checkpoint")
+        } else if !self.points.iter().all(|point| self.holds(point.sequence)) {
             Some("a recovery point has no log")
         } else {
             None
         }
+    }
+
+    fn is_of_all_disks(&self, (base, logs): History<'_>) -> bool {
+        let disks = self.disks.len();
+        base.iter().all(|base| base.roots.len() == disks)
+            && logs.iter().all(|entry| entry.disks.len() == disks)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::base::blocking;
 use crate::cache::Cache;
 use crate::index::{DiskObjects, Page, Root, block_digest, number};
-use crate::layout::{BLOCK, CHUNK, PAGE};
+use crate::layout::{BLOCK, CHUNK, Node, PAGE};
 use crate::records::{OpenLog, batches};
 use crate::{Error, LogObject, Manifest, RecoveryPoint, Replica, Result};
 
@@ -98,7 +98,7 @@ impl Replica {
             .checkpoint
             .as_ref()
             .filter(|base| base.sequence <= sequence);
-        let root = base.and_then(|base| base.roots.get(disk));
+        let root = base.and_then(|base| base.root(disk));
         let Some(root) = root.filter(|_| Some(sequence) <= manifest.last()) else {
             return Err(Error::NoPoint {
                 name: self.name.to_string(),
@@ -107,7 +107,7 @@ impl Replica {
             });
         };
         let mut opened = PointDisk {
-            root: objects.read_root(*root).await?,
+            root: objects.read_root(root).await?,
             objects,
             overlay: ExtentMap::new(),
             logs: Vec::new(),
@@ -306,12 +306,12 @@ impl PointDisk {
         if let Some(page) = self.pages.get(&position) {
             return Ok(page);
         }
-        let digest = usize::try_from(position)
+        let node = usize::try_from(position)
             .ok()
             .and_then(|p| self.root.pages.get(p));
         let extent = unit_of(at, PAGE, self.size());
-        let digest = digest.copied().unwrap_or(ContentDigest::NONE);
-        let page = Arc::new(self.objects.read_page(extent, digest).await?);
+        let node = node.copied().unwrap_or(Node::ZERO);
+        let page = Arc::new(self.objects.read_page(extent, node).await?);
         self.pages.put(position, Arc::clone(&page));
         Ok(page)
     }

@@ -40,7 +40,7 @@ impl Replica {
     /// The present manifest; `None` if there is no such replica.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::NewerFormat`], [`Error::Store`].
+    /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::Store`].
     pub async fn manifest(&self) -> Result<Option<Manifest>> {
         Ok(self.read().await?.map(|(manifest, _)| manifest))
     }
@@ -211,6 +211,7 @@ fn new_manifest(name: &MachineName, claim: &Claim) -> Manifest {
         disks: claim.disks.clone(),
         checkpoint: None,
         logs: Vec::new(),
+        retired: None,
         points: Vec::new(),
         state: serde_json::Value::Null,
     }

@@ -1,13 +1,12 @@
 //! Old recovery points are dropped, and their logs folded into the checkpoint.
 
 use afterimage_block::{ContentDigest, Extent, Sequence};
-use object_store::path::Path;
 
-use crate::index::{Page, Root, block_digests, chunk_digest, chunk_in_page, number, pages};
-use crate::layout::{CHUNK, PAGE};
+use crate::index::{Page, block_digests, chunk_digest, chunk_in_page, pages};
+use crate::layout::{Birth, CHUNK, Node};
 use crate::point::PointDisk;
 use crate::writer::Writer;
-use crate::{Checkpoint, Manifest, Result};
+use crate::{Checkpoint, Manifest, Result, Retired};
 
 /// Logs are folded into the checkpoint when there are this many to fold: each fold rewrites whole
 /// chunks, and chunks that several logs touch are rewritten once.
@@ -15,7 +14,7 @@ const FOLD_MIN: usize = 8;
 
 impl Writer {
     /// Keeps the newest `points_max` recovery points, at least one. The logs that only older ones
-    /// needed are folded into the checkpoint once there are several, and what nothing names any more
+    /// needed are folded into the checkpoint once there are several, and what the fold before replaced
     /// is deleted. A crash at any instant loses nothing.
     ///
     /// # Errors
@@ -45,99 +44,77 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes barrier `at` the checkpoint.
+    /// Makes barrier `at` the checkpoint. What the fold before this one replaced is deleted, what
+    /// this one replaces by the next.
     async fn fold(&self, manifest: &Manifest, at: Sequence) -> Result<()> {
+        self.sweep(manifest).await?;
         let point = self.replica().open_point(at).await?;
+        let birth = Birth {
+            sequence: at,
+            epoch: self.epoch(),
+        };
         let mut roots = Vec::new();
-        let mut unused = Vec::new();
         for disk in &point.disks {
-            let folded = fold_disk(disk).await?;
-            roots.push(folded.root);
-            unused.extend(folded.unused);
+            roots.push(fold_disk(disk, birth).await?);
         }
         let checkpoint = Checkpoint {
             sequence: at,
+            folded: Some(birth.epoch),
             roots,
         };
-        self.change(|manifest| {
-            manifest.checkpoint = Some(checkpoint.clone());
-            manifest.logs.retain(|entry| entry.sequence > at);
-            manifest.points.retain(|point| point.sequence >= at);
+        let replace = |manifest: &mut Manifest| {
+            if let Some(old) = manifest.checkpoint.take_if(|old| old.sequence < at) {
+                let after = manifest.logs.partition_point(|entry| entry.sequence <= at);
+                let newer = manifest.logs.split_off(after);
+                manifest.retired = Some(Retired {
+                    checkpoint: old,
+                    logs: std::mem::replace(&mut manifest.logs, newer),
+                });
+                manifest.checkpoint = Some(checkpoint.clone());
+                manifest.points.retain(|point| point.sequence >= at);
+            }
             Ok(())
-        })
-        .await?;
-        for (disk, opened) in point.disks.iter().enumerate() {
-            let entries = manifest.logs.iter().filter(|entry| entry.sequence <= at);
-            for (sequence, log) in entries.map(|entry| (entry.sequence, entry.disks.get(disk))) {
-                if let Some(Some(log)) = log {
-                    unused.push(opened.objects().layout.log(sequence, log.epoch));
-                }
-            }
-        }
-        if let Some(disk) = point.disks.first() {
-            for path in &unused {
-                disk.objects().delete(path).await;
-            }
-        }
-        Ok(())
+        };
+        self.change(replace).await.map(drop)
     }
 }
 
-/// A disk's new root, and the objects that only the old one named.
-struct Folded {
-    root: ContentDigest,
-    unused: Vec<Path>,
-}
-
-async fn fold_disk(disk: &PointDisk) -> Result<Folded> {
+/// Stores what differs of the disk; its new root.
+async fn fold_disk(disk: &PointDisk, birth: Birth) -> Result<ContentDigest> {
     let objects = disk.objects();
     let mut root = disk.root().clone();
-    let mut unused = Vec::new();
-    for (extent, digest) in pages(disk.size()).zip(&mut root.pages) {
+    for (extent, node) in pages(disk.size()).zip(&mut root.pages) {
         if !disk.is_patched(extent) {
             continue;
         }
-        let old = *digest;
         let mut page = disk.page_at(extent).await?;
-        fold_page(disk, extent, &mut page, &mut unused).await?;
-        *digest = objects.write_page(extent, &page).await?;
-        if old != *digest && old != ContentDigest::NONE {
-            unused.push(objects.layout.page(number(extent.start(), PAGE), &old));
+        if fold_page(disk, extent, birth, &mut page).await? {
+            *node = objects.write_page(extent, birth, &page).await?;
         }
     }
-    let written = objects.write_root(&root).await?;
-    let old = Root::digest(disk.root());
-    if old != written {
-        unused.push(objects.layout.root(&old));
-    }
-    Ok(Folded {
-        root: written,
-        unused,
-    })
+    objects.write_root(birth, &root).await
 }
 
+/// Stores the chunks of a page that differ; whether there are any.
 async fn fold_page(
     disk: &PointDisk,
     extent: Extent,
+    birth: Birth,
     page: &mut Page,
-    unused: &mut Vec<Path>,
-) -> Result<()> {
-    let objects = disk.objects();
-    let chunks: Vec<_> = extent
-        .pieces(CHUNK)
-        .filter(|chunk| disk.is_patched(*chunk))
-        .collect();
-    for chunk in chunks {
+) -> Result<bool> {
+    let mut differs = false;
+    for chunk in extent.pieces(CHUNK).filter(|chunk| disk.is_patched(*chunk)) {
         let in_page = chunk_in_page(chunk);
-        let old = page.chunk(in_page);
         let content = disk.read(chunk).await?;
         let digests = block_digests(&content);
-        let new = chunk_digest(&digests);
-        objects.write_chunk(chunk, &new, content.into()).await?;
-        page.set_chunk(in_page, &digests);
-        if old != new && old != ContentDigest::NONE {
-            unused.push(objects.layout.chunk(number(chunk.start(), CHUNK), &old));
+        let node = Node::new(birth, chunk_digest(&digests));
+        if node.digest != page.chunk(in_page).digest {
+            differs = true;
+            disk.objects()
+                .write_chunk(chunk, node, content.into())
+                .await?;
+            page.set_chunk(in_page, birth, &digests);
         }
     }
-    Ok(())
+    Ok(differs)
 }

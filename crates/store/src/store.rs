@@ -107,7 +107,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Url`], [`Error::SecretInUrl`], [`Error::NotBuiltIn`], [`Error::Settings`],
-    /// [`Error::Folder`], [`Error::NewerFormat`], [`Error::NoConditions`], [`Error::Store`].
+    /// [`Error::Folder`], [`Error::OtherFormat`], [`Error::NoConditions`], [`Error::Store`].
     pub async fn open(url: &str) -> Result<Self> {
         Self::at(url, &environment)?.begin().await
     }
@@ -229,7 +229,7 @@ impl Store {
             .and_then(|value| value.get("format")?.as_u64())
         {
             Some(FORMAT) => {}
-            Some(found) => return Err(Error::NewerFormat { found }),
+            Some(found) => return Err(Error::OtherFormat { found }),
             None => {
                 return Err(Error::damaged(
                     &marker,

@@ -116,7 +116,11 @@ impl Writer {
         point: Option<RecoveryPoint>,
         state: &serde_json::Value,
     ) -> Result<()> {
-        let checkpoint = Checkpoint { sequence, roots };
+        let checkpoint = Checkpoint {
+            sequence,
+            folded: None,
+            roots,
+        };
         let publish = |manifest: &mut Manifest| {
             if manifest.checkpoint.as_ref() == Some(&checkpoint) {
                 return Ok(());

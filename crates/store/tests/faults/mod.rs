@@ -45,7 +45,8 @@ const FOR_PUT: &[Fault] = &[
     Fault::Slow,
 ];
 const FOR_GET: &[Fault] = &[Fault::Before, Fault::Busy, Fault::Cut, Fault::Slow];
-const FOR_DELETE: &[Fault] = &[Fault::Before, Fault::After, Fault::Busy, Fault::Slow];
+const FOR_UPLOAD: &[Fault] = &[Fault::Before, Fault::After, Fault::Busy, Fault::Slow];
+const FOR_DELETE: &[Fault] = FOR_PUT;
 const FOR_LIST: &[Fault] = &[Fault::Before, Fault::Stale, Fault::Slow];
 
 /// Which faults come, and how many did.
@@ -86,6 +87,10 @@ impl Weather {
 
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.random.lock().unwrap().u64(..bound)
     }
 
     fn next(&self, of: &[Fault]) -> Option<Fault> {
@@ -180,7 +185,7 @@ impl ObjectStore for Faulty {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        match self.weather.next(FOR_DELETE) {
+        match self.weather.next(FOR_UPLOAD) {
             Some(Fault::Before | Fault::After) => return Err(lost()),
             Some(Fault::Busy) => return Err(busy()),
             _ => {}
@@ -231,6 +236,14 @@ impl ObjectStore for Faulty {
                         inner.delete(&location).await?;
                         return Err(lost());
                     }
+                    Some(Fault::Late) => {
+                        let pause = Duration::from_millis(weather.below(300));
+                        tokio::spawn(async move {
+                            tokio::time::sleep(pause).await;
+                            let _ = inner.delete(&location).await;
+                        });
+                        return Err(lost());
+                    }
                     Some(_) => slow().await,
                     None => {}
                 }
@@ -276,7 +289,7 @@ struct FaultyUpload {
 #[async_trait]
 impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        match self.weather.next(FOR_DELETE) {
+        match self.weather.next(FOR_UPLOAD) {
             Some(Fault::Before | Fault::After) => Box::pin(async { Err(lost()) }),
             Some(Fault::Busy) => Box::pin(async { Err(busy()) }),
             _ => self.inner.put_part(data),
@@ -284,7 +297,7 @@ impl MultipartUpload for FaultyUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        match self.weather.next(FOR_DELETE) {
+        match self.weather.next(FOR_UPLOAD) {
             Some(Fault::Before) => Err(lost()),
             Some(Fault::Busy) => Err(busy()),
             Some(Fault::After) => {

@@ -1,6 +1,8 @@
 //! The life of a replica, whatever its store does: claimed, copied, published, retained, claimed
 //! again; every point that was published reads back, byte for byte.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -72,8 +74,7 @@ impl Primary {
         }
     }
 
-    /// Writes, zeroes and discards here and there, logged as generation `sequence`.
-    pub(crate) fn generation(&mut self, sequence: u64) -> SealedLog {
+    fn log(&self, sequence: u64) -> FileWriter {
         let path = self.folder.path().join(sequence.to_string());
         let header = LogHeader {
             disk: DISK,
@@ -83,7 +84,16 @@ impl Primary {
             last: Sequence::new(sequence),
             created: Timestamp::default(),
         };
-        let mut log = FileWriter::create(&path, header, WriterOptions::default()).unwrap();
+        FileWriter::create(&path, header, WriterOptions::default()).unwrap()
+    }
+
+    /// Writes, zeroes and discards here and there, logged as generation `sequence`. Some chunks are
+    /// again what they were before.
+    pub(crate) fn generation(&mut self, sequence: u64) -> SealedLog {
+        let mut log = self.log(sequence);
+        let chunk = Offset::new(self.random.u64(0..3) << 20);
+        let again = vec![self.random.u8(1..3); 1 << 20];
+        self.write(&mut log, chunk, &again);
         let lengths = if sequence == LARGE_AT {
             9 << 20..10 << 20
         } else {
@@ -106,6 +116,27 @@ impl Primary {
             log.append(change, Timestamp::default()).unwrap();
         }
         log.seal(self.last).unwrap()
+    }
+
+    /// One write, logged as generation `sequence`.
+    pub(crate) fn rewrite(&mut self, sequence: u64, offset: Offset, data: &[u8]) -> SealedLog {
+        let mut log = self.log(sequence);
+        self.write(&mut log, offset, data);
+        log.seal(self.last).unwrap()
+    }
+
+    fn write(&self, log: &mut FileWriter, offset: Offset, data: &[u8]) {
+        let change = Change::Write { offset, data };
+        change.apply_to(self.disk.as_ref()).unwrap();
+        log.append(change, Timestamp::default()).unwrap();
+    }
+
+    /// Ships `log` and keeps as many points as are kept.
+    pub(crate) async fn ship(&mut self, writer: &Writer, log: &SealedLog, state: &Value) {
+        let publication = self.publication(writer, log).await;
+        done(async || writer.publish(&publication, state).await).await;
+        self.last = log.summary().content;
+        done(async || writer.retain(POINTS_MAX).await).await;
     }
 
     pub(crate) async fn copy(&self, writer: &Writer) {
@@ -174,12 +205,9 @@ pub(crate) async fn live(replica: &Replica, seed: u64, generations: u64) -> BTre
             assert!(matches!(late, Err(Error::Fenced { .. })), "{late:?}");
         }
         let log = primary.generation(sequence);
-        let publication = primary.publication(&writer, &log).await;
         let state = Value::from(sequence);
-        done(async || writer.publish(&publication, &state).await).await;
-        primary.last = log.summary().content;
+        primary.ship(&writer, &log, &state).await;
         images.insert(sequence, primary.disk.contents());
-        done(async || writer.retain(POINTS_MAX).await).await;
         let manifest = done(async || replica.existing().await).await;
         assert_eq!(manifest.state, state);
         let kept: Vec<_> = manifest

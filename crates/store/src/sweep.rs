@@ -1,0 +1,84 @@
+//! What the last fold replaced is deleted.
+
+use afterimage_block::Extent;
+use object_store::path::Path;
+
+use crate::index::{DiskObjects, Root, number, pages};
+use crate::layout::{CHUNK, Node, PAGE};
+use crate::writer::Writer;
+use crate::{Error, LogEntry, Manifest, Result};
+
+impl Writer {
+    /// Deletes what the manifest says is retired. What is gone already is passed over, so that a sweep
+    /// that was stopped can be made again.
+    pub(crate) async fn sweep(&self, manifest: &Manifest) -> Result<()> {
+        let (Some(retired), Some(kept)) = (&manifest.retired, &manifest.checkpoint) else {
+            return Ok(());
+        };
+        for disk in 0..manifest.disks.len() {
+            let objects = self.objects(manifest, disk)?;
+            objects.delete(logs(&objects, &retired.logs, disk)).await;
+            if let (Some(old), Some(new)) = (retired.checkpoint.root(disk), kept.root(disk)) {
+                objects.sweep_root(old, new).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn logs(objects: &DiskObjects, entries: &[LogEntry], disk: usize) -> Vec<Path> {
+    let of_disk = |entry: &LogEntry| {
+        let log = (*entry.disks.get(disk)?)?;
+        Some(objects.layout.log(entry.sequence, log.epoch))
+    };
+    entries.iter().filter_map(of_disk).collect()
+}
+
+/// `None` of an object that is not there, or cannot be read: it was swept, or what it named is left
+/// behind.
+fn present<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl DiskObjects {
+    /// Deletes of the `old` tree what is not in the `new` one: first what a node names, then the node.
+    async fn sweep_root(&self, old: Node, new: Node) -> Result<()> {
+        let Some(old_root) = present(self.read_root(old).await)? else {
+            return Ok(());
+        };
+        let Root { pages: new_pages } = self.read_root(new).await?;
+        let pairs = old_root.pages.iter().zip(&new_pages);
+        for (extent, (old, new)) in pages(self.size).zip(pairs) {
+            if old != new {
+                self.sweep_page(extent, *old, *new).await?;
+            }
+        }
+        if old != new {
+            self.delete(vec![self.layout.root(&old)]).await;
+        }
+        Ok(())
+    }
+
+    async fn sweep_page(&self, extent: Extent, old: Node, new: Node) -> Result<()> {
+        let Some(old_page) = present(self.read_page(extent, old).await)? else {
+            return Ok(());
+        };
+        let new_page = self.read_page(extent, new).await?;
+        let pairs = old_page.chunks().zip(new_page.chunks());
+        let unused = extent
+            .pieces(CHUNK)
+            .zip(pairs)
+            .filter(|(_, (old, new))| old != new && *old != Node::ZERO)
+            .map(|(chunk, (old, _))| self.layout.chunk(number(chunk.start(), CHUNK), &old));
+        self.delete(unused.collect()).await;
+        if old != Node::ZERO {
+            let page = self.layout.page(number(extent.start(), PAGE), &old);
+            self.delete(vec![page]).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! A writer that is replaced while it deletes, and whose deletions are done much later.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod history;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use afterimage_block::{MemoryDisk, Offset, Sequence};
+use afterimage_store::{Error, Point, Store};
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt};
+use history::Primary;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use serde_json::Value;
+
+/// A store that says that it deleted, and has not yet.
+#[derive(Debug, Default)]
+struct Procrastinator {
+    inner: Arc<InMemory>,
+    later: Arc<Mutex<Vec<Path>>>,
+}
+
+impl Procrastinator {
+    /// Does what was left undone; how much that was.
+    async fn catch_up(&self) -> usize {
+        let later = std::mem::take(&mut *self.later.lock().unwrap());
+        for path in &later {
+            self.inner.delete(path).await.unwrap();
+        }
+        later.len()
+    }
+}
+
+impl fmt::Display for Procrastinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, some day", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Procrastinator {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        let later = Arc::clone(&self.later);
+        let note = move |path: &object_store::Result<Path>| {
+            later.lock().unwrap().extend(path.as_ref().ok().cloned());
+        };
+        locations.inspect(note).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Two chunks change to and fro between the same contents, so that by content alone the objects that
+/// were deleted long ago would be needed again.
+#[tokio::test]
+async fn deletions_that_come_late_harm_nothing() {
+    let store = Arc::new(Procrastinator::default());
+    let objects = Arc::clone(&store) as Arc<dyn ObjectStore>;
+    let opened = Store::with_objects(objects).await.unwrap();
+    let replica = opened.replica("a".parse().unwrap());
+    let mut primary = Primary::new(1);
+    let mut writer = history::claim(&replica).await;
+    primary.copy(&writer).await;
+    let (mut images, mut deleted) = (BTreeMap::new(), 0);
+    for sequence in 2..90 {
+        if sequence % 20 == 0 {
+            writer = history::claim(&replica).await;
+        }
+        let place = Offset::new((sequence % 2) << 20);
+        let content = [1, 2, 0][usize::try_from(sequence / 12 % 3).unwrap()];
+        let log = primary.rewrite(sequence, place, &vec![content; 1 << 20]);
+        primary.ship(&writer, &log, &Value::Null).await;
+        images.insert(sequence, primary.disk.contents());
+        // Long after: folds and claims came in between.
+        if sequence % 33 == 0 {
+            deleted += store.catch_up().await;
+        }
+        let oldest = replica.existing().await.unwrap().points[0].sequence.get();
+        images.retain(|point, _| *point >= oldest);
+        history::check(&replica, &images).await;
+    }
+    assert!(deleted > 50, "{deleted}");
+}
+
+async fn read(point: &Point) -> Result<Vec<u8>, Error> {
+    let target = Arc::new(MemoryDisk::new(history::SIZE));
+    point.disks[0].restore(target.clone(), |_| ()).await?;
+    Ok(target.contents())
+}
+
+/// Who opened a point that is no longer offered can read it until the next fold.
+#[tokio::test]
+async fn a_reader_of_an_old_point_has_time_until_the_next_fold() {
+    let opened = Store::open("memory://stalled-reader").await.unwrap();
+    let replica = opened.replica("a".parse().unwrap());
+    let mut primary = Primary::new(2);
+    let writer = history::claim(&replica).await;
+    primary.generation(1);
+    primary.copy(&writer).await;
+    let image = primary.disk.contents();
+    let base = Sequence::new(1);
+    let unread = replica.open_point(base).await.unwrap();
+    let mut reads = 0;
+    for sequence in 2.. {
+        let log = primary.generation(sequence);
+        let point = replica.open_point(base).await;
+        primary.ship(&writer, &log, &Value::Null).await;
+        let manifest = replica.existing().await.unwrap();
+        let retired = manifest.retired.map(|retired| retired.checkpoint.sequence);
+        if retired.is_some_and(|retired| retired > base) {
+            break;
+        }
+        if let Ok(point) = point {
+            assert!(read(&point).await.unwrap() == image, "{sequence}");
+            reads += 1;
+        } else {
+            assert_eq!(retired, Some(base), "it is offered until it is retired");
+        }
+    }
+    assert!(reads > 8, "{reads}");
+    let error = read(&unread).await.unwrap_err().to_string();
+    assert!(error.contains("it is missing"), "{error}");
+}
