@@ -75,7 +75,9 @@ pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{Health, Policy, Request, ResyncReason, Role, State, Task};
 pub use afterimage_retry::Schedule;
-pub use afterimage_store::{MachineName, PointSelector, RecoveryPoint, Replica, Store};
+pub use afterimage_store::{
+    Damage, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
+};
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};

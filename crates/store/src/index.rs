@@ -86,6 +86,11 @@ impl Page {
         digest_or_none(&self.entries)
     }
 
+    /// The length of its object.
+    pub(crate) fn length(&self) -> Length {
+        Length::of(&self.entries)
+    }
+
     fn entry(&self, number: usize) -> &[u8] {
         let entry = self.entries.chunks(CHUNK_ENTRY).nth(number);
         entry.unwrap_or_default()
@@ -163,6 +168,11 @@ pub(crate) struct Root {
 }
 
 impl Root {
+    /// The length of its object.
+    pub(crate) fn length(&self) -> Length {
+        Length::new((self.pages.len() * PAGE_ENTRY) as u64)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let entry = |page: &Node| {
             let birth = page.birth.encode().into_iter();
@@ -186,6 +196,13 @@ impl Root {
 /// The digest of a root, which is none of nothing: that of a disk of zeros is one, too.
 fn root_digest(encoded: &[u8]) -> ContentDigest {
     ContentDigest::new(Sha256::digest(encoded).into())
+}
+
+fn wrong_length(path: &Path, found: u64, expected: u64) -> Error {
+    Error::damaged(
+        path,
+        format!("it has {found} bytes and should have {expected}"),
+    )
 }
 
 /// The extents of the pages of a disk of `size`, in order.
@@ -219,14 +236,25 @@ impl DiskObjects {
         let failed = |source| Error::store("read", path, source);
         let found = self.store.objects.get(path).await.map_err(failed)?;
         if found.meta.size != length {
-            let reason = format!("it has {} bytes and should have {length}", found.meta.size);
-            return Err(Error::damaged(path, reason));
+            return Err(wrong_length(path, found.meta.size, length));
         }
         let bytes = found.bytes().await.map_err(failed)?;
         if bytes.len() as u64 != length {
             return Err(Error::cut(path, length, bytes.len()));
         }
         Ok(bytes)
+    }
+
+    /// Refuses an object that is missing or not of `length`.
+    pub(crate) async fn check_length(&self, path: &Path, length: Length) -> Result<()> {
+        let head = self.store.objects.head(path).await;
+        let size = head
+            .map_err(|source| Error::store("read", path, source))?
+            .size;
+        if size != length.get() {
+            return Err(wrong_length(path, size, length.get()));
+        }
+        Ok(())
     }
 
     /// `length` bytes of an object, from `at`.

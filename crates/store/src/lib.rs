@@ -87,6 +87,7 @@ mod point;
 mod records;
 mod replica;
 mod retention;
+mod scrub;
 mod store;
 mod sweep;
 mod throttle;
@@ -102,6 +103,7 @@ pub use manifest::{
 };
 pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
 pub use replica::{Claim, Replica, Transition};
+pub use scrub::{Damage, Scrub, Scrubbed};
 pub use store::Store;
 pub use throttle::Throttled;
 pub use writer::{Publication, Writer};

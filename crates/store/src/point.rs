@@ -8,7 +8,7 @@ use afterimage_block::{
     BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, ExtentSet,
     Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
 };
-use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
+use afterimage_changelog::RecordHeader;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
@@ -17,7 +17,7 @@ use crate::base::blocking;
 use crate::cache::Cache;
 use crate::index::{DiskObjects, Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, Node, PAGE};
-use crate::records::{OpenLog, batches};
+use crate::records::{OpenLog, Outline, batches, outline};
 use crate::{Error, LogObject, Manifest, RecoveryPoint, Replica, Result};
 
 /// Chunks and records that are read at the same time when a disk is restored.
@@ -176,27 +176,7 @@ impl PointDisk {
         disk: Option<afterimage_block::DiskId>,
     ) -> Result<()> {
         let path = self.objects.layout.log(sequence, object.epoch);
-        let length = object.length.get();
-        let head = self.objects.range(&path, 0, LogHeader::LEN as u64).await?;
-        let (header, salt) = LogHeader::parse(&head)?;
-        let tail_at = length.saturating_sub(Trailer::LEN as u64);
-        let tail = self
-            .objects
-            .range(&path, tail_at, Trailer::LEN as u64)
-            .await?;
-        let trailer = Trailer::parse(&tail, object.length)?;
-        let footer = self
-            .objects
-            .range(&path, trailer.footer_at, trailer.footer_length.get())
-            .await?;
-        let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
-        let ours = Some(header.disk) == disk && header.disk_size == self.objects.size;
-        if !ours || summary.content != object.content {
-            return Err(Error::damaged(
-                &path,
-                "it is not the log that the manifest names",
-            ));
-        }
+        let Outline { index, salt, .. } = outline(&self.objects, &path, object, disk).await?;
         let log = self.logs.len();
         for piece in index.iter() {
             let patch = Patch {

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use afterimage_changelog::RecordHeader;
+use afterimage_block::DiskId;
+use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use object_store::path::Path;
 
 use crate::index::DiskObjects;
-use crate::{Error, Result};
+use crate::{Error, LogObject, Result};
 
 /// A batch of records takes no more of a log than this, but for its last record.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
@@ -19,6 +20,43 @@ const GAP_MAX: u64 = 1 << 20;
 pub(crate) struct OpenLog {
     pub(crate) path: Path,
     pub(crate) salt: u32,
+}
+
+/// What is known of a log before its records are read.
+pub(crate) struct Outline {
+    pub(crate) index: Index,
+    pub(crate) salt: u32,
+    /// Where the header and the records end.
+    pub(crate) body_end: u64,
+}
+
+/// The outline of the log at `path`, which must be `object`, of `disk`.
+pub(crate) async fn outline(
+    objects: &DiskObjects,
+    path: &Path,
+    object: &LogObject,
+    disk: Option<DiskId>,
+) -> Result<Outline> {
+    let damaged = |error: afterimage_changelog::Error| Error::damaged(path, error);
+    let length = object.length.get();
+    let head = objects.range(path, 0, LogHeader::LEN as u64).await?;
+    let (header, salt) = LogHeader::parse(&head).map_err(damaged)?;
+    let tail_at = length.saturating_sub(Trailer::LEN as u64);
+    let tail = objects.range(path, tail_at, Trailer::LEN as u64).await?;
+    let trailer = Trailer::parse(&tail, object.length).map_err(damaged)?;
+    let footer = objects.range(path, trailer.footer_at, trailer.footer_length.get());
+    let footer = footer.await?;
+    let (index, summary) = Index::parse(&footer, &trailer, header.disk_size).map_err(damaged)?;
+    let ours = Some(header.disk) == disk && header.disk_size == objects.size;
+    if !ours || summary.content != object.content {
+        let reason = "it is not the log that the manifest names";
+        return Err(Error::damaged(path, reason));
+    }
+    Ok(Outline {
+        index,
+        salt,
+        body_end: trailer.footer_at,
+    })
 }
 
 /// Splits `ranges`, in order of logs and positions, into those that are read together.

@@ -3,109 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod history;
+mod slow;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use afterimage_block::{MemoryDisk, Offset, Sequence};
 use afterimage_store::{Error, Point, Store};
-use async_trait::async_trait;
-use futures::stream::{BoxStream, StreamExt};
 use history::Primary;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::ObjectStore;
 use serde_json::Value;
-
-/// A store that says that it deleted, and has not yet.
-#[derive(Debug, Default)]
-struct Procrastinator {
-    inner: Arc<InMemory>,
-    later: Arc<Mutex<Vec<Path>>>,
-}
-
-impl Procrastinator {
-    /// Does what was left undone; how much that was.
-    async fn catch_up(&self) -> usize {
-        let later = std::mem::take(&mut *self.later.lock().unwrap());
-        for path in &later {
-            self.inner.delete(path).await.unwrap();
-        }
-        later.len()
-    }
-}
-
-impl fmt::Display for Procrastinator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, some day", self.inner)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Procrastinator {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        self.inner.put_opts(location, payload, opts).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(
-        &self,
-        location: &Path,
-        options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        let later = Arc::clone(&self.later);
-        let note = move |path: &object_store::Result<Path>| {
-            later.lock().unwrap().extend(path.as_ref().ok().cloned());
-        };
-        locations.inspect(note).boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(
-        &self,
-        from: &Path,
-        to: &Path,
-        options: CopyOptions,
-    ) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
+use slow::Slow;
 
 /// Two chunks change to and fro between the same contents, so that by content alone the objects that
 /// were deleted long ago would be needed again.
 #[tokio::test]
 async fn deletions_that_come_late_harm_nothing() {
-    let store = Arc::new(Procrastinator::default());
+    let store = Slow::to_delete(Arc::default());
     let objects = Arc::clone(&store) as Arc<dyn ObjectStore>;
     let opened = Store::with_objects(objects).await.unwrap();
     let replica = opened.replica("a".parse().unwrap());
