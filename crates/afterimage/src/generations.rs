@@ -261,6 +261,19 @@ pub(crate) fn recover(
     Ok(Recovered { reached, bytes })
 }
 
+/// Sees to it that generation `open` can be recovered before it begins: each disk gets an intent file
+/// of it that has none. One that is there is left as it is, since the generation may have begun before
+/// a crash, and not have been recorded.
+pub(crate) fn keep_intents(disks: &[OpenDisk], open: Sequence) -> Result<()> {
+    for disk in disks {
+        let path = intent_path(&disk.logs, open);
+        if !path.exists() {
+            IntentLog::create(&path, disk.saved.id, disk.saved.size, IntentLog::REGION)?;
+        }
+    }
+    Ok(())
+}
+
 impl Generations {
     /// Begins to track `disks` with generation `open`.
     pub(crate) fn begin(
@@ -543,3 +556,6 @@ fn remove(path: &Path) {
         tracing::warn!(path = %path.display(), %error, "a file is left behind");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,11 +181,17 @@ impl Protection {
             actions.extend(machine.request(Request::Enable, now)?);
         }
         let (sequence, tracking, epoch) = (machine.open(), machine.tracking(), machine.epoch());
+        let was_clean = saved.clean;
         saved.disks = disks.iter().map(|disk| disk.saved.clone()).collect();
-        let generations = Generations::begin(disks, &folder, sequence, tracking, epoch)?;
-        // From here on a crash has something to recover.
         saved.replication = machine.clone();
         saved.clean = false;
+        if !was_clean {
+            // What was recovered is recorded before what it was recovered from is replaced.
+            generations::keep_intents(&disks, sequence)?;
+            folder.save(saved.clone())?;
+        }
+        let generations = Generations::begin(disks, &folder, sequence, tracking, epoch)?;
+        // From here on a crash has something to recover.
         folder.save(saved.clone())?;
         let shared = Shared {
             name: self.name,

@@ -223,13 +223,17 @@ impl IntentLog {
     }
 }
 
+/// Makes the file under another name and renames it when it is whole: a crash leaves the file that
+/// was there before, or none, but never one that proves nothing.
 fn make(path: &Path, header: &[u8; HEADER]) -> io::Result<File> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(path)?;
+        .open(&unfinished)?;
     let flags = rustix::fs::FallocateFlags::empty();
     match rustix::fs::fallocate(&file, flags, 0, RESERVED) {
         // Without support for it, marks may fail for want of space, and say so.
@@ -238,6 +242,7 @@ fn make(path: &Path, header: &[u8; HEADER]) -> io::Result<File> {
     }
     file.write_all_at(header, 0)?;
     file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
     sync_folder(path)?;
     Ok(file)
 }
@@ -378,6 +383,18 @@ mod tests {
         everything(&path, DiskId::from_bytes([8; 16]), SIZE);
         everything(&path, disk(), Length::mib(40));
         everything(&folder.path().join("2.intent"), disk(), SIZE);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_made_anew_stays_as_it_is() {
+        let (folder, path, marked) = marked_file(&[extent(0, 1)]);
+        std::fs::create_dir(path.with_extension("intent.new")).unwrap();
+        assert!(IntentLog::create(&path, disk(), SIZE, IntentLog::REGION).is_err());
+        assert_eq!(
+            IntentLog::read(&path, disk(), SIZE).unwrap(),
+            Doubt::Extents(marked)
+        );
+        drop(folder);
     }
 
     #[test]
