@@ -56,6 +56,10 @@
 //! guest, so a fast checksum will not do; SHA-256 is the default, any
 //! [`Digest`](digest::Digest) can take its place. Two disks of one machine need none.
 //!
+//! *What was not written need not be read again.* The [`Digests`] that an end knows after a resync
+//! are a value that serializes to a file (`CACHE.md`), forgets what a tracker says was written, and
+//! begins the next resync; they are believed only for the disk and the moment that they were made of.
+//!
 //! *Far disks are compared top down.* Two ends that both can hash exchange the nodes of a hash tree
 //! ([`tree`]) in messages that are specified byte by byte ([`protocol`], `PROTOCOL.md`). Equal disks
 //! agree after one question, and a difference costs the nodes beside its path.
@@ -66,6 +70,7 @@
 
 mod algorithm;
 mod comparer;
+mod digests;
 mod driver;
 mod error;
 mod grid;
@@ -84,6 +89,7 @@ mod zero;
 
 pub use algorithm::Algorithm;
 pub use comparer::{Comparer, SignaturePage};
+pub use digests::{Digests, DigestsError};
 pub use driver::Driver;
 pub use error::{Error, Result, Side};
 pub use grid::{BlockIndex, BlockSize, Grid, InvalidBlockSize};

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 
 use afterimage_block::{BlockRead, BlockWrite};
 
-use crate::protocol::Message;
+use crate::protocol::{Message, Role};
 use crate::remote::{Cursor, Outcome, RemoteProgress, Source, Target, Terms, Work};
-use crate::{Error, Result};
+use crate::{Digests, Error, Result};
 
 use wire::Wire;
 use worker::Disk;
@@ -54,6 +54,7 @@ enum Event {
 
 type SaveError = Box<dyn std::error::Error + Send + Sync>;
 type Save<'a> = dyn FnMut(&Cursor) -> Result<(), SaveError> + 'a;
+type Keep<'a> = dyn FnMut(&Digests) + 'a;
 type Observe<'a> = dyn FnMut(RemoteProgress) -> ControlFlow<()> + 'a;
 
 /// Runs one end of a remote resync on threads of its own.
@@ -88,7 +89,10 @@ pub struct Driver<'a> {
     terms: Terms,
     threads: NonZeroUsize,
     cursor: Option<Cursor>,
+    known: Option<Digests>,
+    is_afresh: bool,
     save: Box<Save<'a>>,
+    keep: Option<Box<Keep<'a>>>,
     observe: Box<Observe<'a>>,
 }
 
@@ -99,7 +103,10 @@ impl<'a> Driver<'a> {
             terms,
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             cursor: None,
+            known: None,
+            is_afresh: false,
             save: Box::new(|_| Ok(())),
+            keep: None,
             observe: Box::new(|_| ControlFlow::Continue(())),
         }
     }
@@ -123,6 +130,26 @@ impl<'a> Driver<'a> {
         self
     }
 
+    /// Begins with what is known of this end's disk from an earlier resync, which spares it the hashing.
+    /// Not looked at by one that is resumed.
+    pub fn knowing(mut self, digests: Digests) -> Self {
+        self.known = Some(digests);
+        self
+    }
+
+    /// Gives `keep` what is known of the disk at the end, even of a resync that failed if the disk can
+    /// still be told: to begin the next one with.
+    pub fn keep(mut self, keep: impl FnMut(&Digests) + 'a) -> Self {
+        self.keep = Some(Box::new(keep));
+        self
+    }
+
+    /// Has both ends hash all of their disks, whatever they know from before.
+    pub fn afresh(mut self) -> Self {
+        self.is_afresh = true;
+        self
+    }
+
     /// Tells `observe` how far it is; the resync stops when that breaks.
     pub fn observe(mut self, observe: impl FnMut(RemoteProgress) -> ControlFlow<()> + 'a) -> Self {
         self.observe = Box::new(observe);
@@ -140,7 +167,7 @@ impl<'a> Driver<'a> {
         writer: impl Write + Send + 'static,
     ) -> Result<RemoteProgress> {
         let disk = Disk::source(disk, self.terms)?;
-        let machine = Source::new(self.terms, self.cursor.take())?;
+        let machine = Source::new(self.terms, self.start(Role::Source)?)?;
         self.run(machine, &disk, reader, writer)
     }
 
@@ -157,7 +184,7 @@ impl<'a> Driver<'a> {
         writer: impl Write + Send + 'static,
     ) -> Result<RemoteProgress> {
         let disk = Disk::source(disk, self.terms)?;
-        let machine = Source::dry_run(self.terms, self.cursor.take())?;
+        let machine = Source::dry_run(self.terms, self.start(Role::Source)?)?;
         self.run(machine, &disk, reader, writer)
     }
 
@@ -172,20 +199,36 @@ impl<'a> Driver<'a> {
         writer: impl Write + Send + 'static,
     ) -> Result<RemoteProgress> {
         let disk = Disk::target(disk, self.terms)?;
-        let machine = Target::new(self.terms, self.cursor.take())?;
+        let machine = Target::new(self.terms, self.start(Role::Target)?)?;
         self.run(machine, &disk, reader, writer)
+    }
+
+    /// What the machine is to know at its start.
+    fn start(&mut self, role: Role) -> Result<Option<Cursor>> {
+        let (cursor, known) = (self.cursor.take(), self.known.take());
+        if self.is_afresh {
+            return Ok(None);
+        }
+        let known = known.filter(|_| cursor.is_none());
+        let known = known.map(|digests| Cursor::knowing(self.terms, role, &digests));
+        Ok(known.transpose()?.or(cursor))
     }
 
     fn run(
         mut self,
-        mut machine: impl Machine,
+        machine: impl Machine,
         disk: &Disk<'_>,
         reader: impl Read + Send + 'static,
         writer: impl Write + Send + 'static,
     ) -> Result<RemoteProgress> {
+        let mut machine = if self.is_afresh {
+            machine.afresh()
+        } else {
+            machine
+        };
         let (sender, events) = sync_channel(EVENTS);
         let mut wire = Wire::open(reader, writer, self.terms.grid.block_size(), &sender)?;
-        thread::scope(|scope| {
+        let ended = thread::scope(|scope| {
             let (jobs, queue) = channel();
             let queue = Arc::new(Mutex::new(queue));
             for _ in 0..self.threads.get() {
@@ -195,9 +238,14 @@ impl<'a> Driver<'a> {
             drop(sender);
             self.steer(&mut machine, &mut wire, events, jobs)
         })
-        .inspect_err(|error| wire.part(error))?;
-        wire.close()?;
-        Ok(machine.progress())
+        .inspect_err(|error| wire.part(error))
+        .and_then(|()| wire.close());
+        if let Some(keep) = &mut self.keep
+            && let Some(digests) = machine.digests()
+        {
+            keep(&digests);
+        }
+        ended.map(|()| machine.progress())
     }
 
     /// Turns the machine until it is finished. Takes the channels, so that all threads end with it.
@@ -264,7 +312,9 @@ fn last_word(events: &Receiver<Event>, error: Error) -> Error {
 }
 
 /// What both ends are to a driver.
-trait Machine {
+trait Machine: Sized {
+    fn afresh(self) -> Self;
+    fn digests(&self) -> Option<Digests>;
     fn poll_work(&mut self) -> Option<Work>;
     fn poll_transmit(&mut self) -> Option<Message>;
     fn handle_message(&mut self, message: Message) -> Result<()>;
@@ -276,6 +326,12 @@ trait Machine {
 macro_rules! machine {
     ($end:ty) => {
         impl Machine for $end {
+            fn afresh(self) -> Self {
+                self.afresh()
+            }
+            fn digests(&self) -> Option<Digests> {
+                self.digests().into()
+            }
             fn poll_work(&mut self) -> Option<Work> {
                 self.poll_work()
             }

@@ -14,6 +14,9 @@ const MAGIC: [u8; 8] = *b"\x89AIRSNC\n";
 /// Bytes of a Hello of version 1.
 const LENGTH: usize = 52;
 
+/// In the byte of flags that may follow.
+const AFRESH: u8 = 1;
+
 /// Which end speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -86,6 +89,8 @@ pub struct Hello {
     pub grid: Grid,
     /// Of the source as it knows it, of the target as it accepts it.
     pub epoch: Epoch,
+    /// Whether the receiver must hash all of its disk, whatever it knows from before.
+    pub afresh: bool,
 }
 
 impl Hello {
@@ -101,6 +106,9 @@ impl Hello {
         body.put_u64_le(self.grid.size().get());
         body.put_u64_le(self.epoch.get());
         body.put_u32_le(block_size);
+        if self.afresh {
+            body.put_u8(AFRESH);
+        }
     }
 
     pub(super) fn parse(mut body: Bytes) -> Result<Self, &'static str> {
@@ -128,6 +136,7 @@ impl Hello {
         let epoch = Epoch::new(body.get_u64_le());
         let block_size = Length::new(body.get_u32_le().into());
         let block_size = BlockSize::try_from(block_size).map_err(|_| "its block size is none")?;
+        let flags = body.first().copied().unwrap_or_default();
         Ok(Self {
             versions,
             role,
@@ -135,6 +144,7 @@ impl Hello {
             session: SessionId::from_bytes(session),
             grid: Grid::new(size, block_size),
             epoch,
+            afresh: flags & AFRESH != 0,
         })
     }
 }

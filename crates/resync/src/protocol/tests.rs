@@ -16,6 +16,7 @@ fn hello() -> Hello {
         session: SessionId::from_bytes(*b"0123456789abcdef"),
         grid: Grid::new(Length::new(1 << 40), BlockSize::default()),
         epoch: Epoch::new(7),
+        afresh: false,
     }
 }
 
@@ -87,6 +88,24 @@ fn golden() {
         "0d00000008000000e4dd4381030063616e6e6f742072656164",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn hello_may_ask_to_hash_afresh_and_hold_what_nobody_knows() {
+    let afresh = Message::Hello(Hello {
+        afresh: true,
+        ..hello()
+    });
+    let bytes = bytes_of(&afresh);
+    // Made by another program, from the specification.
+    let expected = "35000000010000001b249ca989414952534e430a010001000101000030313233343536373839616263646566000000000001000007000000000000000000010001";
+    assert_eq!(hex(&bytes), expected);
+    assert_eq!(decode(&bytes).unwrap(), Some(afresh.clone()));
+    let body = [&bytes[HEADER..], &[9; 203]].concat();
+    assert_eq!(decode(&framed(1, &body)).unwrap(), Some(afresh));
+    let others = [&bytes[HEADER..HEADER + 52], &[0xFE]].concat();
+    let plain = Some(Message::Hello(hello()));
+    assert_eq!(decode(&framed(1, &others)).unwrap(), plain);
 }
 
 #[test]

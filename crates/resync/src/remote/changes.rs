@@ -103,6 +103,11 @@ impl Changes {
         Some(change)
     }
 
+    /// Whether there never was one.
+    pub(super) const fn is_untouched(&self) -> bool {
+        self.next_ticket == 0
+    }
+
     /// How many are made, from the first on.
     pub(super) const fn written(&self) -> u64 {
         self.written

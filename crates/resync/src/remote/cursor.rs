@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Terms;
 use crate::protocol::Role;
 use crate::tree::{Node, Shape, Tree};
-use crate::{Error, Result};
+use crate::{Digests, Error, Result};
 
 /// What an end knows of its own disk, to be stored and given to the next end of the same role,
 /// session and disk. It serializes, to 64 bytes a unit of 64 blocks: 16 MiB for 1 TiB.
@@ -43,6 +43,23 @@ impl Cursor {
             doubt,
             units: tree.units().to_vec(),
         }
+    }
+
+    /// With what is known of the disk from before this resync.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCursor`] if that is of a disk of another size or blocks, or hashed otherwise.
+    pub fn knowing(terms: Terms, role: Role, digests: &Digests) -> Result<Self> {
+        if (digests.grid(), digests.algorithm()) != (terms.grid, terms.algorithm) {
+            let reason = "the digests are of another disk";
+            return Err(Error::InvalidCursor { reason });
+        }
+        Ok(Self {
+            terms,
+            role,
+            doubt: digests.doubt(),
+            units: digests.units().collect(),
+        })
     }
 
     /// What the ends agreed on.

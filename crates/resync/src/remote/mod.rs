@@ -133,6 +133,8 @@ pub struct RemoteProgress {
     pub total: Length,
     /// So much of the disk needs no hashing any more for the tree.
     pub hashed: Length,
+    /// So much of it was known from before and not hashed: of a cursor, or of a cache.
+    pub skipped: Length,
     /// So much from the start of the disk on is known to be equal, or on its way.
     pub settled: Length,
     /// Bytes of blocks sent or received.

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use super::front::{Compared, Front, Knowledge, Piece, Step};
 use super::hashing::Hashing;
 use super::outbox::{Outbox, runs_max};
-use super::terms::violation;
+use super::terms::{ask_afresh, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
 use crate::protocol::{FAN_OUT, Farewell, Message, Place, Reason, Role, data_max};
 use crate::tree::{Node, Shape, Tree};
-use crate::{BlockIndex, Error, Result};
+use crate::{BlockIndex, Digests, Error, Result};
 
 /// The end whose disk is right: asks for the target's digests and sends what differs.
 ///
@@ -84,7 +84,10 @@ impl Source {
             outbox: Outbox::default(),
             messages: VecDeque::from([Message::Hello(terms.hello(Role::Source))]),
             work: VecDeque::new(),
-            progress: RemoteProgress::default(),
+            progress: RemoteProgress {
+                skipped: shape.length_beside(&doubt),
+                ..RemoteProgress::default()
+            },
         })
     }
 
@@ -98,6 +101,18 @@ impl Source {
         let mut source = Self::new(terms, cursor)?;
         source.front.know(Knowledge::Blocks);
         Ok(Self { is_dry, ..source })
+    }
+
+    /// Has the target hash all of its disk, whatever it knows from before.
+    pub fn afresh(mut self) -> Self {
+        ask_afresh(&mut self.messages);
+        self
+    }
+
+    /// What is known of the disk: as it was, block by block, at some instant since this end began, or
+    /// since what it began with was true.
+    pub fn digests(&self) -> Digests {
+        Digests::of(&self.tree, &self.hashing.doubt())
     }
 
     /// Whether both ends agree that their disks are equal, or a dry run is at its end. The last message
@@ -153,6 +168,9 @@ impl Source {
             (_, Message::Error(farewell)) => return Err(Error::Peer { farewell }),
             (Phase::Greeting, Message::Hello(hello)) => {
                 self.terms.check(&hello, Role::Target)?;
+                if hello.afresh {
+                    self.forget()?;
+                }
                 self.phase = Phase::Hashing;
                 self.step();
                 self.begin()?;
@@ -229,6 +247,15 @@ impl Source {
             self.work.push_back(Work::Save(cursor));
         }
         was_unknown
+    }
+
+    /// Knows nothing any more from before, since the target asked for that.
+    fn forget(&mut self) -> Result<()> {
+        let (tree, doubt) = Cursor::restore(None, self.terms, Role::Source)?;
+        self.hashing = Hashing::new(&doubt, tree.shape().units());
+        self.tree = tree;
+        self.progress.skipped = Length::ZERO;
+        Ok(())
     }
 
     /// Begins to compare once all is hashed.

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use super::changes::{Change, Changes};
 use super::hashing::{Hashing, part};
 use super::open::OpenUnits;
-use super::terms::violation;
+use super::terms::{ask_afresh, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
 use crate::protocol::{FAN_OUT, Message, Place, Role, UNANSWERED_MAX, data_max};
 use crate::tree::{Node, Shape, Tree};
-use crate::{BlockIndex, Error, Result};
+use crate::{BlockIndex, Digests, Error, Result};
 
 /// The end whose disk is made equal: tells its digests, and writes what it is sent.
 ///
@@ -76,8 +76,32 @@ impl Target {
             is_flushing: false,
             messages: VecDeque::from([Message::Hello(terms.hello(Role::Target))]),
             work: VecDeque::new(),
-            progress: RemoteProgress::default(),
+            progress: RemoteProgress {
+                skipped: shape.length_beside(&doubt),
+                ..RemoteProgress::default()
+            },
         })
+    }
+
+    /// Has the source hash all of its disk, whatever it knows from before.
+    pub fn afresh(mut self) -> Self {
+        ask_afresh(&mut self.messages);
+        self
+    }
+
+    /// What is known of the disk, if nothing was written or all is durable.
+    pub fn digests(&self) -> Option<Digests> {
+        let is_settled = self.phase == Phase::Finished || self.changes.is_untouched();
+        is_settled.then(|| Digests::of(&self.tree, &self.hashing.doubt()))
+    }
+
+    /// Knows nothing any more from before, since the source asked for that.
+    fn forget(&mut self) -> Result<()> {
+        let (tree, doubt) = Cursor::restore(None, self.terms, Role::Target)?;
+        self.hashing = Hashing::new(&doubt, tree.shape().units());
+        self.tree = tree;
+        self.progress.skipped = Length::ZERO;
+        Ok(())
     }
 
     /// Whether both disks are equal and this one is durable. The last message may still have to be
@@ -138,6 +162,9 @@ impl Target {
             (_, Message::Error(farewell)) => return Err(Error::Peer { farewell }),
             (Phase::Greeting, Message::Hello(hello)) => {
                 self.terms.check(&hello, Role::Source)?;
+                if hello.afresh {
+                    self.forget()?;
+                }
                 self.phase = Phase::Serving;
                 self.begin()?;
             }

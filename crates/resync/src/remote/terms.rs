@@ -1,10 +1,12 @@
 //! What two ends must agree on.
 
+use std::collections::VecDeque;
+
 use afterimage_block::{Epoch, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::algorithm::Algorithm;
-use crate::protocol::{Farewell, Hello, Reason, Role, Versions};
+use crate::protocol::{Farewell, Hello, Message, Reason, Role, Versions};
 use crate::{Error, Grid, Result};
 
 /// What two ends must agree on before either looks at its disk.
@@ -29,6 +31,7 @@ impl Terms {
             session: self.session,
             grid: self.grid,
             epoch: self.epoch,
+            afresh: false,
         }
     }
 
@@ -80,6 +83,13 @@ impl Error {
         };
         let text = self.to_string();
         Some(Farewell { reason, text })
+    }
+}
+
+/// Has the other end hash its disk afresh, if it was not greeted yet.
+pub(super) fn ask_afresh(messages: &mut VecDeque<Message>) {
+    if let Some(Message::Hello(hello)) = messages.front_mut() {
+        hello.afresh = true;
     }
 }
 

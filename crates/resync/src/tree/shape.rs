@@ -4,8 +4,10 @@
 
 use std::ops::Range;
 
-use crate::Grid;
+use afterimage_block::{Extent, Length};
+
 use crate::protocol::{FAN_OUT, Place};
+use crate::{BlockIndex, Grid};
 
 /// Bits of a node's number that name it among its siblings.
 const BITS: u32 = FAN_OUT.trailing_zeros();
@@ -82,6 +84,18 @@ impl Shape {
         let level = 1;
         self.blocks(Place { level, index: unit })
             .unwrap_or_default()
+    }
+
+    /// The bytes of the disk but for those of the units in `runs`, no two of which overlap.
+    pub(crate) fn length_beside(self, runs: &[Range<u64>]) -> Length {
+        runs.iter().fold(self.grid.size(), |rest, run| {
+            let first = self.blocks_of_unit(run.start).start;
+            let end = self.blocks_of_unit(run.end.saturating_sub(1)).end;
+            let extent = self
+                .grid
+                .run(BlockIndex::new(first), end.saturating_sub(first));
+            rest.saturating_sub(extent.map(Extent::length).unwrap_or_default())
+        })
     }
 
     fn span(index: u64, bits: u32, most: u64) -> Option<Range<u64>> {

@@ -22,6 +22,7 @@ pub(super) fn hello(role: Role, terms: &Terms) -> Hello {
         session: terms.session,
         grid: terms.grid,
         epoch: terms.epoch,
+        afresh: false,
     }
 }
 

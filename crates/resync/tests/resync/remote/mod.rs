@@ -1,6 +1,7 @@
 //! Two ends and a wire, driven in an order that a seed chooses.
 
 mod blank;
+mod cache;
 mod cursor;
 mod driver;
 mod hostile;
