@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Parser;
 use examples::log_to_stderr;
-use examples::resync::{Arguments, Display, Local, Peer, Push, Server, State};
+use examples::resync::{Arguments, Cache, Display, Local, Peer, Push, Server, State};
 
 fn main() -> Result<()> {
     log_to_stderr();
@@ -14,6 +14,7 @@ fn main() -> Result<()> {
         let server = Server {
             disk: arguments.source,
             state,
+            cache: arguments.cache.map(Cache::at),
             create: arguments.create,
             json,
         };
@@ -27,6 +28,7 @@ fn main() -> Result<()> {
             block_size: arguments.block_size,
             limit: arguments.limit,
             state,
+            cache: arguments.cache.map(State::at),
             dry_run: arguments.dry_run,
             verify: arguments.verify,
             create: arguments.create,
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
                 algorithm: arguments.digest.into(),
                 limit: arguments.limit,
                 state,
+                cache: arguments.cache.map(Cache::at),
                 dry_run: arguments.dry_run,
                 verify: arguments.verify,
             }

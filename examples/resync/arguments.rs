@@ -43,10 +43,16 @@ pub struct Arguments {
     /// nor to a source that is a device or an export: of a file it is noticed.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub state: Option<PathBuf>,
+    /// Keep here what is known of the disk at the end, so that the next resync need not read it if it
+    /// was not written since, as the times of its file tell; a device or an export has none. With
+    /// --serve, of the disk there; of two disks of one machine, that they were equal.
+    #[arg(long, value_name = "FILE")]
+    pub cache: Option<PathBuf>,
     /// Only tell what differs.
     #[arg(long, conflicts_with = "serve")]
     pub dry_run: bool,
-    /// Read both disks once more at the end, and fail unless they are equal.
+    /// Read both disks whatever is kept of them, and once more at the end, and fail unless they are
+    /// equal.
     #[arg(long, conflicts_with_all = ["serve", "dry_run"])]
     pub verify: bool,
     /// Make the target, a file, if there is none, or extend it if it is smaller than the source.

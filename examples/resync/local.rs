@@ -9,6 +9,7 @@ use afterimage_block::{BlockRead, Length};
 use afterimage_resync::{BlockSize, LocalResync, Progress, Session};
 use anyhow::{Result, ensure};
 
+use super::cache::Proof;
 use super::fingerprint::Fingerprint;
 use super::limit::LimitedDisk;
 use super::state::Kept;
@@ -30,6 +31,8 @@ pub struct Local {
     pub limit: Option<Speed>,
     /// Where to keep how far it is.
     pub state: Option<State>,
+    /// Where to keep that the disks were equal.
+    pub cache: Option<State>,
     /// Only tell what differs.
     pub dry_run: bool,
     /// Read both disks once more.
@@ -46,6 +49,21 @@ impl Local {
         let source = self.source.open_to_read()?;
         let source = source.as_ref();
         let begun = Instant::now();
+        if self.are_known_to_be_equal()? {
+            return Ok(Report {
+                total: source.size(),
+                skipped: source.size(),
+                equal: source.size(),
+                seconds: begun.elapsed().as_secs_f64(),
+                dry_run: self.dry_run,
+                ..Report::default()
+            });
+        }
+        let before = self
+            .cache
+            .as_ref()
+            .map(|_| Proof::of(&self.source))
+            .transpose()?;
         if self.dry_run {
             let target = self.target.open_to_read()?;
             let found = self.compare(source, &*target, Phase::Comparing, display)?;
@@ -75,6 +93,7 @@ impl Local {
         if let Some(state) = &self.state {
             state.clear()?;
         }
+        self.keep(before.flatten().as_ref())?;
         let report = Report::of_local(session.progress(), begun);
         let verified = self.verify;
         Ok(Report {
@@ -82,6 +101,34 @@ impl Local {
             verified,
             ..report
         })
+    }
+
+    /// Whether they were when they were last written.
+    fn are_known_to_be_equal(&self) -> Result<bool> {
+        let Some(cache) = self.cache.as_ref().filter(|_| !self.verify) else {
+            return Ok(false);
+        };
+        let kept = cache.load().unwrap_or_else(|error| {
+            eprintln!("it is not used: {error:#}");
+            None
+        });
+        let Some(Kept::Equal { source, target }) = kept else {
+            return Ok(false);
+        };
+        Ok(Proof::of(&self.source)? == Some(source) && Proof::of(&self.target)? == Some(target))
+    }
+
+    /// Keeps that the disks are equal, if the source is what it was and both have a proof.
+    fn keep(&self, before: Option<&Proof>) -> Result<()> {
+        let Some(cache) = &self.cache else {
+            return Ok(());
+        };
+        let source = Proof::of(&self.source)?.filter(|now| before == Some(now));
+        let Some((source, target)) = source.zip(Proof::of(&self.target)?) else {
+            eprintln!("nothing is kept: nothing proves that the disks were not written since");
+            return Ok(());
+        };
+        cache.store(&Kept::Equal { source, target })
     }
 
     /// Goes on for a while, and keeps what that came to, even if it failed.

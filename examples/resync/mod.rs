@@ -6,7 +6,9 @@
 //! ```
 
 mod arguments;
+mod cache;
 mod disk;
+mod end;
 mod fingerprint;
 mod limit;
 mod local;
@@ -16,6 +18,7 @@ mod serve;
 mod state;
 
 pub use arguments::{Arguments, Digest, Speed};
+pub use cache::Cache;
 pub use disk::Place;
 pub use limit::{LimitedDisk, LimitedStream, Rate};
 pub use local::Local;

@@ -3,20 +3,18 @@
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::ops::ControlFlow;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use afterimage_block::{BlockRead, Epoch, SessionId};
+use afterimage_block::{Epoch, SessionId};
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
-use afterimage_resync::{Algorithm, BlockSize, Driver, Grid};
+use afterimage_resync::{Algorithm, BlockSize, Grid};
 use anyhow::{Context, Result, bail, ensure};
 
-use super::fingerprint::Fingerprint;
+use super::end::{Disk, End};
 use super::limit::LimitedStream;
-use super::state::Kept;
-use super::{Display, Place, Report, Speed, State};
+use super::{Cache, Display, Place, Report, Speed, State};
 
 /// How long an end may say nothing, hashing a large disk for instance.
 pub(super) const SILENCE_MAX: Duration = Duration::from_hours(1);
@@ -59,32 +57,40 @@ pub struct Push {
     pub limit: Option<Speed>,
     /// Where to keep how far it is.
     pub state: Option<State>,
+    /// Where to keep what is known of the disk.
+    pub cache: Option<Cache>,
     /// Only tell what differs.
     pub dry_run: bool,
-    /// Have both ends hash their disks once more.
+    /// Have both ends hash all of their disks, whatever they know, and once more at the end.
     pub verify: bool,
 }
 
 impl Push {
     /// Runs it to its end.
     pub fn run(&self, display: &mut Display) -> Result<Report> {
-        let fingerprint = Fingerprint::of_source(&self.source)?;
-        let source = self.source.open_to_read()?;
-        let source = source.as_ref();
+        let end = End {
+            place: &self.source,
+            disk: Disk::Source(self.source.open_to_read()?),
+            state: self.state.as_ref(),
+            cache: self.cache.as_ref(),
+            is_afresh: self.verify,
+        };
         let begun = Instant::now();
-        let kept = self.kept(source, &fingerprint)?;
-        let mut first = None;
-        let observe = |progress: RemoteProgress| {
-            first.get_or_insert(progress.hashed);
-            display.remote(progress);
-        };
-        let progress = if self.dry_run {
-            self.compare(source, observe)?
-        } else {
-            self.send(source, &fingerprint, kept, observe)?
-        };
+        let new = self.terms(&end);
+        let kept = self.kept(&end, new)?;
+        let is_resumed = kept.is_some();
+        let observe = |progress: RemoteProgress| display.remote(progress);
+        let progress = self.converse(|streams| {
+            if self.dry_run {
+                return end.compare(new, observe, streams);
+            }
+            let terms = kept.as_ref().map_or(new, |cursor| *cursor.terms());
+            end.run(terms, kept, observe, streams)
+        })?;
         if self.verify {
-            let found = self.compare(source, |progress| display.remote(progress))?;
+            let terms = self.terms(&end);
+            let observe = |progress: RemoteProgress| display.remote(progress);
+            let found = self.converse(|streams| end.compare(terms, observe, streams))?;
             let differing = found.sent.saturating_add(found.zeroed);
             ensure!(
                 differing.is_zero(),
@@ -95,95 +101,48 @@ impl Push {
             state.clear()?;
         }
         Ok(Report {
-            saved: first.unwrap_or_default(),
             dry_run: self.dry_run,
             verified: self.verify,
-            ..Report::of_remote(progress, begun)
+            ..Report::of_remote(progress, begun).resumed(is_resumed)
         })
-    }
-
-    /// Sends what differs, from what was kept on if anything was.
-    fn send(
-        &self,
-        source: &dyn BlockRead,
-        fingerprint: &Fingerprint,
-        kept: Option<Cursor>,
-        observe: impl FnMut(RemoteProgress),
-    ) -> Result<RemoteProgress> {
-        let terms = kept.as_ref().map(|cursor| *cursor.terms());
-        let terms = terms.unwrap_or_else(|| self.terms(source));
-        let mut driver = observed(terms, observe);
-        if let Some(cursor) = kept {
-            driver = driver.resume(cursor);
-        }
-        if let Some(state) = &self.state {
-            driver = driver.save(move |cursor| {
-                let (source, cursor) = (fingerprint.clone(), cursor.clone());
-                Ok(state.store(&Kept::Push { source, cursor })?)
-            });
-        }
-        self.converse(|reader, writer| driver.run_source(source, reader, writer))
-    }
-
-    /// Finds out what differs.
-    fn compare(
-        &self,
-        source: &dyn BlockRead,
-        observe: impl FnMut(RemoteProgress),
-    ) -> Result<RemoteProgress> {
-        let driver = observed(self.terms(source), observe);
-        self.converse(|reader, writer| driver.dry_run_source(source, reader, writer))
     }
 
     fn converse(
         &self,
-        run: impl FnOnce(Reader, LimitedStream<Writer>) -> afterimage_resync::Result<RemoteProgress>,
+        run: impl FnOnce((Reader, LimitedStream<Writer>)) -> Result<RemoteProgress>,
     ) -> Result<RemoteProgress> {
         let (reader, writer, child) = connect(&self.peer)?;
-        let ended = run(reader, LimitedStream::new(writer, self.limit));
+        let ended = run((reader, LimitedStream::new(writer, self.limit)));
         if let Some(child) = child {
             part(child, ended.is_ok())?;
         }
-        Ok(ended?)
+        ended
     }
 
     /// A session of its own.
-    fn terms(&self, source: &dyn BlockRead) -> Terms {
+    fn terms(&self, end: &End<'_>) -> Terms {
         Terms {
             session: SessionId::random(),
             epoch: Epoch::ZERO,
-            grid: Grid::new(source.size(), self.block_size),
+            grid: Grid::new(end.disk.size(), self.block_size),
             algorithm: self.algorithm,
         }
     }
 
     /// What was kept, if it is of this disk and these options.
-    fn kept(&self, source: &dyn BlockRead, fingerprint: &Fingerprint) -> Result<Option<Cursor>> {
-        let Some(kept) = self.state.as_ref().map(State::load).transpose()?.flatten() else {
+    fn kept(&self, end: &End<'_>, new: Terms) -> Result<Option<Cursor>> {
+        let Some(state) = &self.state else {
             return Ok(None);
         };
-        if let Kept::Push {
-            source: disk,
-            cursor,
-        } = kept
-            && disk == *fingerprint
-        {
+        let cursor = end.kept()?.filter(|cursor| {
             let session = cursor.terms().session;
-            let new = self.terms(source);
-            if *cursor.terms() == (Terms { session, ..new }) {
-                return Ok(Some(cursor));
-            }
+            *cursor.terms() == Terms { session, ..new }
+        });
+        if cursor.is_none() && state.load()?.is_some() {
+            eprintln!("what is kept is of another disk or of before a change: beginning anew");
         }
-        eprintln!("what is kept is of another disk or of before a change: beginning anew");
-        Ok(None)
+        Ok(cursor)
     }
-}
-
-fn observed<'o>(terms: Terms, mut observe: impl FnMut(RemoteProgress) + 'o) -> Driver<'o> {
-    Driver::new(terms).observe(move |progress| {
-        observe(progress);
-        ControlFlow::Continue(())
-    })
 }
 
 type Reader = Box<dyn Read + Send>;

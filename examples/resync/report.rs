@@ -30,6 +30,8 @@ pub struct Report {
     pub total: Length,
     /// What an earlier run saved this one: compared, or hashed, before.
     pub saved: Length,
+    /// Not read, being known from the resync before.
+    pub skipped: Length,
     /// Equal before, of the disk.
     pub equal: Length,
     /// Different, and data on the source.
@@ -64,12 +66,27 @@ impl Report {
         let changed = progress.sent.saturating_add(progress.zeroed);
         Self {
             total: progress.total,
+            skipped: progress.skipped,
             equal: progress.total.saturating_sub(changed),
             sent: progress.sent,
             zeroed: progress.zeroed,
             digests: progress.digests,
             seconds: begun.elapsed().as_secs_f64(),
             ..Self::default()
+        }
+    }
+
+    /// The same, if what was not hashed was known of the same resync before a break.
+    pub(super) fn resumed(self, is_resumed: bool) -> Self {
+        let (saved, skipped) = if is_resumed {
+            (self.skipped, Length::ZERO)
+        } else {
+            (Length::ZERO, self.skipped)
+        };
+        Self {
+            saved,
+            skipped,
+            ..self
         }
     }
 }
@@ -89,6 +106,9 @@ impl std::fmt::Display for Report {
         if self.digests > 0 {
             write!(f, ", {} digests exchanged", self.digests)?;
         }
+        if !self.skipped.is_zero() {
+            write!(f, "; {} skipped by the cache", self.skipped)?;
+        }
         if !self.saved.is_zero() {
             write!(f, "; gone on with, {} were done before", self.saved)?;
         }
@@ -104,6 +124,7 @@ enum Event<'r> {
         done: Length,
         total: Length,
         sent: Length,
+        skipped: Length,
     },
     Done(&'r Report),
 }
@@ -134,20 +155,22 @@ impl Display {
     /// How far two disks of one machine are.
     pub(super) fn local(&mut self, phase: Phase, progress: Progress) {
         let (done, sent) = (progress.summary.compared, progress.summary.sent);
-        self.show(phase, done, progress.total, sent);
+        self.show(phase, done, progress.total, (sent, Length::ZERO));
     }
 
     /// How far one end of a stream is.
     pub(super) fn remote(&mut self, progress: RemoteProgress) {
         let RemoteProgress { total, sent, .. } = progress;
+        let moved = (sent, progress.skipped);
         if progress.hashed < total && progress.settled.is_zero() {
-            self.show(Phase::Hashing, progress.hashed, total, sent);
+            self.show(Phase::Hashing, progress.hashed, total, moved);
         } else {
-            self.show(Phase::Comparing, progress.settled, total, sent);
+            self.show(Phase::Comparing, progress.settled, total, moved);
         }
     }
 
-    fn show(&mut self, phase: Phase, done: Length, total: Length, sent: Length) {
+    fn show(&mut self, phase: Phase, done: Length, total: Length, moved: (Length, Length)) {
+        let (sent, skipped) = moved;
         let is_new = self.shown.is_none_or(|(shown, _)| shown != phase);
         if is_new {
             self.bar.reset();
@@ -156,13 +179,18 @@ impl Display {
         }
         if !self.json {
             self.bar.set_position(done.get());
-            self.bar.set_message(format!("{sent} sent"));
+            self.bar.set_message(if skipped.is_zero() {
+                format!("{sent} sent")
+            } else {
+                format!("{sent} sent, {skipped} skipped")
+            });
         } else if is_new || self.shown.is_some_and(|(_, at)| at.elapsed() >= INTERVAL) {
             print(&Event::Progress {
                 phase,
                 done,
                 total,
                 sent,
+                skipped,
             });
         } else {
             return;

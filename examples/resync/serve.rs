@@ -3,21 +3,19 @@
 use std::fs::File;
 use std::io::{Cursor, Read, Write, stdin, stdout};
 use std::net::{TcpListener, TcpStream};
-use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use afterimage_resync::protocol::{Decoder, Hello, Message, Reason};
-use afterimage_resync::remote::{self, Terms};
-use afterimage_resync::{BlockSize, Driver, Error, Grid};
+use afterimage_resync::remote::Terms;
+use afterimage_resync::{BlockSize, Error, Grid};
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 
-use super::fingerprint::Fingerprint;
+use super::end::{Disk, End};
 use super::push::SILENCE_MAX;
-use super::state::Kept;
-use super::{Place, Report, State};
+use super::{Cache, Place, Report, State};
 
 /// How long whoever connects may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(30);
@@ -50,6 +48,8 @@ pub struct Server {
     pub disk: Place,
     /// Where to keep what is known of it.
     pub state: Option<State>,
+    /// Where to keep what is known of it from one resync to the next.
+    pub cache: Option<Cache>,
     /// Make or extend the disk.
     pub create: bool,
     /// Tell outcomes as lines of JSON.
@@ -109,61 +109,37 @@ impl Server {
         writer: impl Write + Send + 'static,
     ) -> Result<()> {
         let disk = self.disk.open_target(hello.grid.size(), self.create)?;
+        let end = End {
+            place: &self.disk,
+            disk: Disk::Target(disk),
+            state: self.state.as_ref(),
+            cache: self.cache.as_ref(),
+            is_afresh: false,
+        };
         let terms = Terms {
             session: hello.session,
             epoch: hello.epoch,
-            grid: Grid::new(disk.size(), hello.grid.block_size()),
+            grid: Grid::new(end.disk.size(), hello.grid.block_size()),
             algorithm: hello.algorithm,
         };
-        let (begun, mut first) = (Instant::now(), None);
-        let mut driver = Driver::new(terms).observe(|progress| {
-            first.get_or_insert(progress.hashed);
-            ControlFlow::Continue(())
-        });
-        if let Some(cursor) = self.kept(&terms)? {
-            driver = driver.resume(cursor);
-        }
-        if let Some(state) = &self.state {
-            let fingerprint = Fingerprint::of_target(&self.disk)?;
-            driver = driver.save(move |cursor| {
-                let (target, cursor) = (fingerprint.clone(), cursor.clone());
-                Ok(state.store(&Kept::Serve { target, cursor })?)
-            });
-        }
-        let progress = match driver.run_target(&*disk, reader, writer) {
-            Err(Error::Peer { farewell }) if farewell.reason == Reason::Stopped => {
-                eprintln!("the source stopped: {:?}", farewell.text);
-                return self.forget(&terms);
+        let kept = end.kept()?.filter(|cursor| *cursor.terms() == terms);
+        let (begun, is_resumed) = (Instant::now(), kept.is_some());
+        let progress = match end.run(terms, kept, |_| (), (reader, writer)) {
+            Err(error) if is_stop(&error) => {
+                eprintln!("the source stopped: {error:#}");
+                // Nobody goes on with what this one kept.
+                let is_kept = end.kept()?.is_some_and(|cursor| *cursor.terms() == terms);
+                return match &self.state {
+                    Some(state) if is_kept => state.clear(),
+                    _ => Ok(()),
+                };
             }
             ended => ended?,
         };
         if let Some(state) = &self.state {
             state.clear()?;
         }
-        let report = Report::of_remote(progress, begun);
-        let saved = first.unwrap_or_default();
-        self.tell(&Report { saved, ..report })
-    }
-
-    /// What was kept, if it is of this disk and resync.
-    fn kept(&self, terms: &Terms) -> Result<Option<remote::Cursor>> {
-        let kept = self.state.as_ref().map(State::load).transpose()?.flatten();
-        match kept {
-            Some(Kept::Serve { target, cursor })
-                if cursor.terms() == terms && target == Fingerprint::of_target(&self.disk)? =>
-            {
-                Ok(Some(cursor))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Clears what is kept of a resync that nobody goes on with.
-    fn forget(&self, terms: &Terms) -> Result<()> {
-        match &self.state {
-            Some(state) if self.kept(terms)?.is_some() => state.clear(),
-            _ => Ok(()),
-        }
+        self.tell(&Report::of_remote(progress, begun).resumed(is_resumed))
     }
 
     fn tell(&self, report: &Report) -> Result<()> {
@@ -174,6 +150,12 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Whether the other end ended the resync though nothing was wrong.
+fn is_stop(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<Error>();
+    matches!(error, Some(Error::Peer { farewell }) if farewell.reason == Reason::Stopped)
 }
 
 /// What the source says first, and the bytes that were read for it.

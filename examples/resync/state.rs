@@ -9,6 +9,7 @@ use afterimage_resync::remote::Cursor;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::cache::Proof;
 use super::fingerprint::Fingerprint;
 
 /// What is kept, and of which disks.
@@ -20,14 +21,10 @@ pub(super) enum Kept {
         target: Fingerprint,
         session: Session,
     },
-    Push {
-        source: Fingerprint,
-        cursor: Cursor,
-    },
-    Serve {
-        target: Fingerprint,
-        cursor: Cursor,
-    },
+    /// One end of a stream.
+    End { disk: Fingerprint, cursor: Cursor },
+    /// Two disks of one machine were equal.
+    Equal { source: Proof, target: Proof },
 }
 
 /// The file of one resync.
@@ -55,19 +52,8 @@ impl State {
 
     /// Keeps this in place of what was kept before, durably and as a whole or not at all.
     pub(super) fn store(&self, kept: &Kept) -> Result<()> {
-        self.replace(kept).with_context(|| self.cannot("store"))
-    }
-
-    fn replace(&self, kept: &Kept) -> Result<()> {
-        let folder = match self.path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&serde_json::to_vec(kept)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        Ok(File::open(folder)?.sync_all()?)
+        let stored = replace(&self.path, &serde_json::to_vec(kept)?);
+        stored.with_context(|| self.cannot("store"))
     }
 
     /// Keeps nothing any more, the resync being complete.
@@ -83,4 +69,17 @@ impl State {
     fn cannot(&self, what: &str) -> String {
         format!("cannot {what} the state in {}", self.path.display())
     }
+}
+
+/// Makes these the bytes of the file, durably and as a whole or not at all.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(File::open(folder)?.sync_all()?)
 }

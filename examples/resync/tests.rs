@@ -13,7 +13,8 @@ use afterimage_block::Length;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{CommandFactory, Parser};
 use examples::resync::{
-    Arguments, Display, LimitedStream, Local, Peer, Place, Push, Report, Server, Speed, State,
+    Arguments, Cache, Display, LimitedStream, Local, Peer, Place, Push, Report, Server, Speed,
+    State,
 };
 use tempfile::TempDir;
 
@@ -54,6 +55,10 @@ impl Disks {
         State::at(self.path(name))
     }
 
+    fn cache(&self, name: &str) -> Cache {
+        Cache::at(self.path(name))
+    }
+
     fn are_equal(&self) -> bool {
         fs::read(self.path("source")).unwrap() == fs::read(self.path("target")).unwrap()
     }
@@ -65,6 +70,7 @@ impl Disks {
             block_size: BlockSize::MIN,
             limit: None,
             state: None,
+            cache: None,
             dry_run: false,
             verify: false,
             create: false,
@@ -79,6 +85,7 @@ impl Disks {
             algorithm: Algorithm::Blake3,
             limit: None,
             state: None,
+            cache: None,
             dry_run: false,
             verify: false,
         }
@@ -88,6 +95,7 @@ impl Disks {
         Server {
             disk: self.place("target"),
             state: None,
+            cache: None,
             create: false,
             json: false,
         }
@@ -299,6 +307,92 @@ fn what_is_kept_of_a_source_that_was_written_since_is_not_believed() {
     assert!(run_local(&local).is_err());
 }
 
+#[test]
+fn a_disk_that_was_not_written_is_not_read_again() {
+    let disks = Disks::new(every(30));
+    let all = Length::new(SIZE as u64);
+    let server = Server {
+        cache: Some(disks.cache("target.cache")),
+        ..disks.server()
+    };
+    let run = |verify| {
+        let push = |address| Push {
+            cache: Some(disks.cache("source.cache")),
+            verify,
+            ..disks.push(address)
+        };
+        let report = push_to(&server, push, 1 + usize::from(verify), usize::MAX).unwrap();
+        assert!(disks.are_equal());
+        report
+    };
+    let first = run(false);
+    assert!(first.skipped == Length::ZERO && first.sent > Length::ZERO);
+    let again = run(false);
+    assert_eq!(
+        (again.skipped, again.sent, again.digests),
+        (all, Length::ZERO, 1)
+    );
+    assert_eq!(run(true).skipped, Length::ZERO);
+
+    // Who was written is read, on either side, and the others are not.
+    write_at_the_end(&disks.path("source"));
+    let report = run(false);
+    assert_eq!(
+        (report.skipped, report.sent),
+        (Length::ZERO, Length::kib(4))
+    );
+    assert_eq!(run(false).skipped, all);
+    let file = OpenOptions::new().write(true).open(disks.path("target"));
+    file.unwrap().write_all_at(&[77; 512], 0).unwrap();
+    let report = run(false);
+    assert_eq!((report.skipped, report.sent), (all, Length::kib(4)));
+
+    // What is damaged, or of other blocks, is not believed, and replaced.
+    let cache = disks.path("source.cache");
+    let kept = fs::read(&cache).unwrap();
+    let mut flipped = kept.clone();
+    flipped[70] ^= 1;
+    let longer = [&kept[..], &[0]].concat();
+    for damaged in [&flipped[..], &longer, &kept[..90], b""] {
+        fs::write(&cache, damaged).unwrap();
+        assert_eq!(run(false).skipped, Length::ZERO);
+        assert!(fs::read(&cache).unwrap() == kept);
+    }
+    let push = |address| Push {
+        cache: Some(disks.cache("source.cache")),
+        block_size: BlockSize::default(),
+        ..disks.push(address)
+    };
+    let report = push_to(&server, push, 1, usize::MAX).unwrap();
+    assert_eq!((report.skipped, report.sent), (Length::ZERO, Length::ZERO));
+}
+
+#[test]
+fn two_files_that_were_equal_and_not_written_are_not_read_again() {
+    let disks = Disks::new(every(30));
+    let run = |verify| {
+        let local = Local {
+            cache: Some(disks.state("cache")),
+            verify,
+            ..disks.local()
+        };
+        let report = run_local(&local).unwrap();
+        assert!(disks.are_equal());
+        report.skipped
+    };
+    let all = Length::new(SIZE as u64);
+    assert_eq!(
+        (run(false), run(false), run(true)),
+        (Length::ZERO, all, Length::ZERO)
+    );
+    for name in ["source", "target"] {
+        write_at_the_end(&disks.path(name));
+        assert_eq!((run(false), run(false)), (Length::ZERO, all), "{name}");
+    }
+    fs::write(disks.path("cache"), "{").unwrap();
+    assert_eq!((run(false), run(false)), (Length::ZERO, all));
+}
+
 fn write_at_the_end(path: &Path) {
     // Clocks of files tick slowly.
     thread::sleep(Duration::from_millis(20));
@@ -335,7 +429,7 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
     Arguments::command().debug_assert();
     let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
     for line in [
-        "resync a b",
+        "resync a b --cache f",
         "resync nbd://127.0.0.1/x tcp:[::1]:7 --digest blake3 --verify --limit 100MiB/s",
         "resync --serve stdio b --state f --create",
     ] {

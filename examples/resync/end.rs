@@ -1,0 +1,144 @@
+//! One end of a stream: a disk here, and what is kept of it.
+
+use std::io::{Read, Write};
+use std::ops::ControlFlow;
+
+use afterimage_block::{BlockRead, BlockWrite, Length};
+use afterimage_resync::Driver;
+use afterimage_resync::protocol::Role;
+use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
+use anyhow::Result;
+
+use super::cache::Proof;
+use super::fingerprint::Fingerprint;
+use super::state::Kept;
+use super::{Cache, Place, State};
+
+/// An end whose disk is open.
+pub(super) struct End<'e> {
+    pub(super) place: &'e Place,
+    pub(super) disk: Disk,
+    pub(super) state: Option<&'e State>,
+    pub(super) cache: Option<&'e Cache>,
+    /// Whether what is known from before is not looked at, at either end.
+    pub(super) is_afresh: bool,
+}
+
+/// The disk that is right, or the one to be made equal.
+pub(super) enum Disk {
+    Source(Box<dyn BlockRead>),
+    Target(Box<dyn BlockWrite>),
+}
+
+impl Disk {
+    pub(super) fn size(&self) -> Length {
+        match self {
+            Self::Source(disk) => disk.size(),
+            Self::Target(disk) => disk.size(),
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self {
+            Self::Source(_) => Role::Source,
+            Self::Target(_) => Role::Target,
+        }
+    }
+}
+
+impl End<'_> {
+    /// Runs it to its end, from `cursor` on.
+    pub(super) fn run(
+        &self,
+        terms: Terms,
+        cursor: Option<Cursor>,
+        observe: impl FnMut(RemoteProgress),
+        streams: (impl Read + Send + 'static, impl Write + Send + 'static),
+    ) -> Result<RemoteProgress> {
+        let mut driver = self.driver(terms, cursor.is_some(), observe)?;
+        if let Some(cursor) = cursor {
+            driver = driver.resume(cursor);
+        }
+        if let Some(state) = self.state {
+            let disk = self.fingerprint()?;
+            driver = driver.save(move |cursor| {
+                let (disk, cursor) = (disk.clone(), cursor.clone());
+                Ok(state.store(&Kept::End { disk, cursor })?)
+            });
+        }
+        let (reader, writer) = streams;
+        Ok(match &self.disk {
+            Disk::Source(disk) => driver.run_source(&**disk, reader, writer)?,
+            Disk::Target(disk) => driver.run_target(&**disk, reader, writer)?,
+        })
+    }
+
+    /// Finds out what differs, if this is the source.
+    pub(super) fn compare(
+        &self,
+        terms: Terms,
+        observe: impl FnMut(RemoteProgress),
+        streams: (impl Read + Send + 'static, impl Write + Send + 'static),
+    ) -> Result<RemoteProgress> {
+        let driver = self.driver(terms, false, observe)?;
+        let (reader, writer) = streams;
+        match &self.disk {
+            Disk::Source(disk) => Ok(driver.dry_run_source(&**disk, reader, writer)?),
+            Disk::Target(_) => anyhow::bail!("only a source can tell what it would send"),
+        }
+    }
+
+    fn driver<'d>(
+        &'d self,
+        terms: Terms,
+        is_resumed: bool,
+        mut observe: impl FnMut(RemoteProgress) + 'd,
+    ) -> Result<Driver<'d>> {
+        let mut driver = Driver::new(terms).observe(move |progress| {
+            observe(progress);
+            ControlFlow::Continue(())
+        });
+        if self.is_afresh {
+            driver = driver.afresh();
+        }
+        let Some(cache) = self.cache else {
+            return Ok(driver);
+        };
+        let before = Proof::of(self.place)?;
+        let is_looked_at = !self.is_afresh && !is_resumed;
+        let known = is_looked_at.then(|| cache.load(&terms, before.as_ref()));
+        if let Some(digests) = known.flatten() {
+            driver = driver.knowing(digests);
+        }
+        Ok(driver.keep(move |digests| cache.store(digests, self.proof_after(before.as_ref()))))
+    }
+
+    /// What proves the disk to be as it was hashed or written.
+    fn proof_after(&self, before: Option<&Proof>) -> Result<Option<Proof>> {
+        let after = Proof::of(self.place)?;
+        // A source that was written meanwhile may have been hashed before.
+        let is_right = self.disk.role() == Role::Target || after.as_ref() == before;
+        Ok(after.filter(|_| is_right))
+    }
+
+    /// How far this end of a resync of this disk was; the caller sees whether it is that resync.
+    pub(super) fn kept(&self) -> Result<Option<Cursor>> {
+        let kept = self.state.map(State::load).transpose()?.flatten();
+        let fingerprint = self.fingerprint()?;
+        Ok(match kept {
+            Some(Kept::End { disk, cursor })
+                if disk == fingerprint && cursor.role() == self.disk.role() =>
+            {
+                Some(cursor)
+            }
+            _ => None,
+        })
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint> {
+        match self.disk {
+            Disk::Source(_) => Fingerprint::of_source(self.place),
+            Disk::Target(_) => Fingerprint::of_target(self.place),
+        }
+    }
+}
