@@ -138,7 +138,6 @@ fn loop_over(
     decoder: &mut Decoder,
     events: &SyncSender<Event>,
 ) -> Result<()> {
-    let mut chunk = vec![0; READ];
     let mut buffer = BytesMut::new();
     loop {
         while let Some(message) = decoder.decode(&mut buffer)? {
@@ -147,9 +146,18 @@ fn loop_over(
                 return Ok(());
             }
         }
-        match reader.read(&mut chunk) {
+        let held = buffer.len();
+        // Room for the rest of a message and no more, since its data keeps alive all that is allocated
+        // with it.
+        let missing = decoder.missing(&buffer);
+        buffer.reserve(missing);
+        let chunk = if held == 0 { READ } else { missing.min(READ) };
+        buffer.resize(held.saturating_add(chunk), 0);
+        let read = reader.read(buffer.get_mut(held..).unwrap_or_default());
+        buffer.truncate(held.saturating_add(*read.as_ref().unwrap_or(&0)));
+        match read {
             Ok(0) => return Err(Error::Closed),
-            Ok(count) => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => {
                 let operation = "receive from";

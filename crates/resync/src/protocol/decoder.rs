@@ -38,6 +38,18 @@ impl Decoder {
         super::data_max(self.block_size).saturating_add(DATA_HEADER)
     }
 
+    /// How many bytes `buffer` lacks of its header or, once that is there, of its first message. Of one
+    /// that is refused, none.
+    pub fn missing(&self, buffer: &[u8]) -> usize {
+        let Some(mut header) = buffer.get(..HEADER) else {
+            return HEADER.saturating_sub(buffer.len());
+        };
+        let (length, kind) = (header.get_u32_le(), header.get_u8());
+        let most = length_max(kind, self.block_size).unwrap_or_default();
+        let length = usize::try_from(length.min(most)).unwrap_or_default();
+        HEADER.saturating_add(length).saturating_sub(buffer.len())
+    }
+
     /// The message at the front of `buffer`, which it is taken off from; `None` if it is not whole
     /// yet. Data is not copied.
     ///

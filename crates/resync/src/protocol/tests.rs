@@ -126,6 +126,30 @@ fn a_stream_comes_out_as_it_went_in_however_it_is_cut() {
 }
 
 #[test]
+fn what_is_missing_of_a_message_is_what_makes_it_whole() {
+    let decoder = || Decoder::new(BlockSize::default());
+    for message in all() {
+        let bytes = bytes_of(&message);
+        let mut buffer = BytesMut::new();
+        let mut rounds = 0;
+        while buffer.len() < bytes.len() {
+            assert_eq!(decoder().decode(&mut buffer).unwrap(), None);
+            let missing = decoder().missing(&buffer);
+            buffer.extend_from_slice(&bytes[buffer.len()..][..missing]);
+            rounds += 1;
+        }
+        assert_eq!(rounds, 2, "the header, and the rest");
+        assert_eq!(decoder().missing(&buffer), 0);
+        assert_eq!(decoder().decode(&mut buffer).unwrap(), Some(message));
+    }
+    // What is refused is not waited for, nor is room made for what it claims.
+    let refused = [255, 255, 255, 255, 9, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(decoder().missing(&refused), 0);
+    let long = [255, 255, 255, 255, 4, 0, 0, 0, 0, 0, 0, 0];
+    assert!(decoder().missing(&long) as u64 <= decoder().most());
+}
+
+#[test]
 fn a_flipped_bit_is_never_taken_for_the_message() {
     for message in all() {
         let good = bytes_of(&message);
