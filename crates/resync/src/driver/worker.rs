@@ -26,6 +26,9 @@ pub(super) struct Disk<'d> {
     known_data: Mutex<Option<Extent>>,
 }
 
+/// As many as most pieces have that are read at once.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
 /// Does work until there is no more to come.
 pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &SyncSender<Event>) {
     let _tell = TellOfPanic(events);
@@ -97,8 +100,7 @@ impl<'d> Disk<'d> {
                 Outcome::Hashed { unit, blocks }
             }
             Work::Read { ticket, extent } => {
-                let bytes = self.read(extent)?;
-                let blocks = self.nodes(&bytes);
+                let (bytes, blocks) = self.read(extent)?;
                 Outcome::Read {
                     ticket,
                     bytes,
@@ -158,12 +160,22 @@ impl<'d> Disk<'d> {
         known.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes of `extent`. Holes are not read.
-    fn read(&self, extent: Extent) -> Result<Bytes> {
+    /// The bytes of `extent` and its blocks' digests. Holes are not read, and one that is all of it
+    /// takes no memory.
+    fn read(&self, extent: Extent) -> Result<(Bytes, Vec<Node>)> {
         let (side, grid) = (self.side(), self.terms.grid);
-        let mut bytes = vec![0; extent.length().to_usize().unwrap_or_default()];
+        let length = extent.length().to_usize().unwrap_or_default();
         let known = *self.known_data();
         let mut spans = Spans::new(self.reader, side, grid).knowing(known);
+        let first = spans.next(extent)?;
+        if first.kind == RunKind::Hole
+            && first.extent == extent
+            && let Some(zeros) = ZEROS.get(..length)
+        {
+            let blocks = vec![Node::ZERO; length.div_ceil(grid.block_len())];
+            return Ok((Bytes::from_static(zeros), blocks));
+        }
+        let mut bytes = vec![0; length];
         let (mut rest, mut unread) = (Some(extent), bytes.as_mut_slice());
         while let Some(within) = rest {
             let run = spans.next(within)?;
@@ -177,7 +189,8 @@ impl<'d> Disk<'d> {
             rest = Extent::between(run.extent.end(), extent.end());
         }
         *self.known_data() = spans.known_data();
-        Ok(Bytes::from(bytes))
+        let blocks = self.nodes(&bytes);
+        Ok((Bytes::from(bytes), blocks))
     }
 
     fn write(
