@@ -6,7 +6,7 @@ mod paired;
 use tempfile::TempDir;
 
 pub use bare::append_bare;
-pub use paired::{Paired, filter};
+pub use paired::{Paired, Rate, filter};
 
 /// The variable that names the folder to work in instead of `/dev/shm`, to measure a real medium.
 pub const FOLDER_VARIABLE: &str = "AFTERIMAGE_BENCH_FOLDER";

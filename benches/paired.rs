@@ -13,6 +13,15 @@ pub fn filter() -> String {
 /// One run of a case, which tells how long the measured part of it took.
 type Run<'a> = Box<dyn FnMut() -> Duration + 'a>;
 
+/// How fast a case was.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    /// Of the case.
+    pub name: String,
+    /// Millions of bytes a second, the median.
+    pub megabytes: f64,
+}
+
 /// Cases that do the same work in different ways, measured A B A B: whatever disturbs the machine
 /// strikes them alike. The first is what the others are compared with.
 pub struct Paired<'a> {
@@ -39,8 +48,8 @@ impl<'a> Paired<'a> {
 
     /// Runs every case once to warm up and then `rounds` times in turn. Prints the medians, the
     /// rates and the median of the ratios of each round: how fast a case is, as a multiple of the
-    /// first.
-    pub fn run(mut self, rounds: usize) {
+    /// first. Gives the rates.
+    pub fn run(mut self, rounds: usize) -> Vec<Rate> {
         for (_, run) in &mut self.cases {
             run();
         }
@@ -55,6 +64,7 @@ impl<'a> Paired<'a> {
             "{:<44} {:>10} {:>10} {:>16} {:>16}",
             "", "median", "MB/s", "of the first", "range"
         );
+        let mut rates = Vec::new();
         for ((name, _), times) in self.cases.iter().zip(&taken) {
             let mut ratios: Vec<f64> = taken[0].iter().zip(times).map(|(a, b)| a / b).collect();
             let ratio = median(&mut ratios);
@@ -69,7 +79,12 @@ impl<'a> Paired<'a> {
                 "{name:<44} {:>8.1}ms {rate:>10.0} {ratio:>15.2}x {range:>16}",
                 seconds * 1e3
             );
+            rates.push(Rate {
+                name: name.clone(),
+                megabytes: rate,
+            });
         }
+        rates
     }
 }
 

@@ -3,6 +3,10 @@
 //! Two ends of a stream: what goes over it for a number of changed blocks, with the tree and as a flat
 //! list of digests, and how long a first copy to a blank disk takes beside the bare digest.
 //!
+//! With `AFTERIMAGE_BENCH_PLOT=FILE.svg` the digests of peers and the wire costs are drawn as well; the
+//! plot in the README is made by
+//! `AFTERIMAGE_BENCH_PLOT=$PWD/benches/chunking.svg cargo bench -p benches --bench chunking -- plotted`.
+//!
 //! A peer, measured beside it: on dense images of 1 GiB on tmpfs of which 1 % of the blocks of 64 KiB
 //! differ, two processors that others used too, the `resync` example is 2.6 to 3.3 times as fast as
 //! `rsync -I --inplace --no-whole-file --block-size=65536` (three pairs of runs, in turn).
@@ -10,24 +14,23 @@
 //! Images of 256 MiB in the temporary folder (`/dev/shm` where there is one), in the page cache.
 //! Compare figures of one run only.
 
+mod peers;
+mod plot;
+mod wire;
+
+use std::cell::RefCell;
 use std::fs::File;
 use std::hint::black_box;
-use std::io::{self, PipeWriter, Write, pipe};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use afterimage_block::{
-    Access, BlockRead, BlockWrite, Epoch, Extent, Length, Offset, RawDisk, SessionId, Zeroing,
-};
-use afterimage_resync::remote::{RemoteProgress, Terms};
+use afterimage_block::{Access, BlockRead, BlockWrite, Extent, Length, Offset, RawDisk, Zeroing};
 use afterimage_resync::{
-    Algorithm, BlockIndex, BlockSize, Comparer, Driver, Error, Grid, LocalResync, Scope, Session,
-    Signature, SignaturePage, Signer, is_zero,
+    BlockIndex, BlockSize, Comparer, Error, LocalResync, Scope, Session, Signature, SignaturePage,
+    Signer, is_zero,
 };
 use benches::{Noise, Paired};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -37,6 +40,8 @@ type Group<'c> = BenchmarkGroup<'c, criterion::measurement::WallTime>;
 
 const SIZE: usize = 256 << 20;
 const WINDOW: usize = 256 << 10;
+/// Names the file to draw the plot to.
+const PLOT_VARIABLE: &str = "AFTERIMAGE_BENCH_PLOT";
 const BLOCKS: [u32; 3] = [4, 64, 1024];
 
 /// Two equal images.
@@ -197,79 +202,6 @@ fn comparing(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Counts what is written.
-struct Counted(PipeWriter, Arc<AtomicU64>);
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.0.write(bytes)?;
-        self.1.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// Makes the target equal over a pipe. What the source found, and all bytes that went either way.
-fn push(source: &RawDisk, target: &RawDisk) -> (RemoteProgress, u64) {
-    let terms = Terms {
-        session: SessionId::random(),
-        epoch: Epoch::new(1),
-        grid: Grid::new(source.size(), BlockSize::default()),
-        algorithm: Algorithm::default(),
-    };
-    let bytes = Arc::new(AtomicU64::new(0));
-    let ((far_in, near_out), (near_in, far_out)) =
-        (pipe().expect("a pipe"), pipe().expect("a pipe"));
-    let (near_out, far_out) = (
-        Counted(near_out, bytes.clone()),
-        Counted(far_out, bytes.clone()),
-    );
-    let progress = thread::scope(|scope| {
-        scope.spawn(|| Driver::new(terms).run_target(target, far_in, far_out));
-        Driver::new(terms).run_source(source, near_in, near_out)
-    });
-    let progress = progress.expect("two images and a pipe between them");
-    (progress, bytes.load(Ordering::Relaxed))
-}
-
-/// What goes over the stream beside the changed blocks, with the tree and as a list of all digests.
-fn wire(_: &mut Criterion) {
-    let images = Images::new();
-    let (source, target) = (images.image("source", SIZE), images.image("target", SIZE));
-    let grid = Grid::new(source.size(), BlockSize::default());
-    let flat = grid.blocks() * 32;
-    println!("\nwire cost, {} in {}", source.size(), BlockSize::default());
-    println!(
-        "{:>8} {:>12} {:>12} {:>12} {:>16}",
-        "changed", "digests", "bytes beside", "of the list", "of the changes"
-    );
-    for changed in [0, 1, 100, grid.blocks().div_ceil(100), grid.blocks()] {
-        for number in 0..changed {
-            let block = BlockIndex::new(number * grid.blocks() / changed);
-            let extent = grid.block(block).expect("a block of the disk");
-            let write = target.write_at(extent.start(), &[number.to_le_bytes()[0]; 512]);
-            write.expect("room for a sector");
-        }
-        let (progress, bytes) = push(&source, &target);
-        let beside = bytes - progress.sent.get();
-        let percent = |of: u64| {
-            let tenths = (beside * 1000).checked_div(of);
-            tenths.map_or("-".into(), |tenths| {
-                format!("{}.{} %", tenths / 10, tenths % 10)
-            })
-        };
-        println!(
-            "{changed:>8} {:>12} {beside:>12} {:>12} {:>16}",
-            progress.digests,
-            percent(flat),
-            percent(progress.sent.get())
-        );
-    }
-}
-
 fn timed(run: impl FnOnce()) -> Duration {
     let begun = Instant::now();
     run();
@@ -281,6 +213,7 @@ fn first_copy(_: &mut Criterion) {
     let images = Images::new();
     let (source, target) = (images.image("source", SIZE), images.image("target", 512));
     let whole = Extent::whole(target.size()).expect("a disk that is not empty");
+    let known = RefCell::default();
     let hash = || {
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let part = images.content.len().div_ceil(threads.get());
@@ -299,18 +232,38 @@ fn first_copy(_: &mut Criterion) {
             let zeroed = target.write_zeroes(whole, Zeroing::Deallocate);
             zeroed.expect("holes");
             timed(|| {
-                let sent = push(&source, &target).0.sent;
-                assert_eq!(sent, source.size());
+                let sent = wire::push(&source, &target, BlockSize::default(), None).sent;
+                assert_eq!(sent, source.size().get());
             })
         })
         .case("nothing differs", || {
             timed(|| {
-                let sent = push(&source, &target).0.sent;
-                assert!(sent.is_zero());
+                let pushed = wire::push(&source, &target, BlockSize::default(), None);
+                assert_eq!(pushed.sent, 0);
+                *known.borrow_mut() = pushed.known;
+            })
+        })
+        .case("nothing differs, digests known from before", || {
+            let known = known.borrow();
+            timed(|| {
+                let known = Some(&*known);
+                let pushed = wire::push(&source, &target, BlockSize::default(), known);
+                assert!(pushed.sent == 0 && pushed.beside < 4096);
             })
         })
         .run(7);
 }
 
-criterion_group!(chunking, signing, comparing, wire, first_copy);
+/// What other ways to tell what differs do and send, and the plot of both where a path for it is given.
+fn plotted(_: &mut Criterion) {
+    let images = Images::new();
+    let rates = peers::run(&images);
+    let [coarse, fine] = [64, 4].map(|kib| wire::run(&images, block(kib)));
+    drop(images);
+    if let Some(path) = std::env::var_os(PLOT_VARIABLE) {
+        plot::draw(path.as_ref(), &rates, &[coarse, fine]).expect("a place for the plot");
+    }
+}
+
+criterion_group!(chunking, signing, comparing, plotted, first_copy);
 criterion_main!(chunking);
