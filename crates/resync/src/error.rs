@@ -148,7 +148,8 @@ pub enum Error {
     /// The disks are not equal after all was sent.
     #[error("the disks differ after the resync: a disk or a machine is at fault, begin anew")]
     RootsDiffer,
-    /// The target does not hold what it held when it was hashed.
+    /// The target does not hold what it held when it was hashed, as was found when that was done again;
+    /// blocks that are hashed once only are not looked at.
     #[error("{extent} of the target changed during the resync: stop what writes to it, begin anew")]
     TargetChanged {
         /// Where.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! *First both hash.* Each end makes the [`Tree`](crate::tree::Tree) of its disk, once. Equal disks
-//! agree after one question. Otherwise the source descends to the blocks that differ, breadth first
+//! agree after one question. The blocks' digests of a disk that is not too large are kept meanwhile, so
+//! that what differs is not hashed twice. Otherwise the source descends to the blocks that differ, breadth first
 //! as far as its window of questions allows and in the order of the disk beyond, and sends them in
 //! the order of the disk. What is blank on the target is not compared by block: the source reads it,
 //! hashes it and sends it but for its zeros, and if all is blank it does not hash its disk before.
@@ -33,6 +34,7 @@ mod changes;
 mod cursor;
 mod front;
 mod hashing;
+mod leaves;
 mod open;
 mod outbox;
 mod source;

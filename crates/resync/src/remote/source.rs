@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use afterimage_block::{Extent, Length};
 use bytes::Bytes;
 
-use super::front::{Compared, Front, Knowledge, Piece, Step};
+use super::front::{Compared, Front, Knowledge, Piece};
 use super::hashing::Hashing;
+use super::leaves::Leaves;
 use super::outbox::{Outbox, runs_max};
 use super::terms::{ask_afresh, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
@@ -24,6 +25,7 @@ pub struct Source {
     terms: Terms,
     tree: Tree,
     hashing: Hashing,
+    leaves: Leaves,
     phase: Phase,
     /// What the target said of its root before all was hashed here.
     told: Option<(Place, Vec<Node>)>,
@@ -74,6 +76,7 @@ impl Source {
         Ok(Self {
             terms,
             hashing: Hashing::new(&doubt, shape.units()),
+            leaves: Leaves::default(),
             tree,
             phase: Phase::Greeting,
             told: None,
@@ -231,6 +234,7 @@ impl Source {
         if !self.done(unit, node) {
             return Ok(false);
         }
+        self.leaves.keep(unit, blocks);
         self.begin()?;
         Ok(true)
     }
@@ -285,6 +289,7 @@ impl Source {
         // Progress does not go back.
         self.progress.hashed = self.progress().hashed;
         self.hashing.start_over(self.tree.shape().units());
+        self.leaves = Leaves::default();
         self.front.know(Knowledge::Nothing);
         self.phase = Phase::Comparing;
         self.front.answered(of, children, &self.tree)
@@ -337,11 +342,14 @@ impl Source {
                 self.progress.digests = self.progress.digests.saturating_add(digests);
                 self.messages.push_back(Message::Ask { of, settled });
             }
-            if let Some(unit) = step.hash {
-                self.hash(unit);
-            }
-            if step == Step::default() {
-                self.load();
+            match step.hash.map(|unit| (unit, self.leaves.take(unit))) {
+                Some((unit, Some(blocks))) => {
+                    self.front.hashed(unit, blocks);
+                    self.load();
+                }
+                Some((unit, None)) => self.hash(unit),
+                None if step.ask.is_none() => self.load(),
+                None => {}
             }
         }
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::changes::{Change, Changes};
 use super::hashing::{Hashing, part};
+use super::leaves::Leaves;
 use super::open::OpenUnits;
 use super::terms::{ask_afresh, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
@@ -29,6 +30,7 @@ pub struct Target {
     terms: Terms,
     tree: Tree,
     hashing: Hashing,
+    leaves: Leaves,
     phase: Phase,
     open: OpenUnits,
     /// Questions that came before all was hashed.
@@ -66,6 +68,7 @@ impl Target {
         Ok(Self {
             terms,
             hashing: Hashing::new(&doubt, shape.units()),
+            leaves: Leaves::default(),
             tree,
             phase: Phase::Greeting,
             open: OpenUnits::new(shape),
@@ -225,6 +228,7 @@ impl Target {
             return Ok(false);
         }
         self.tree.set_unit(unit, node);
+        self.leaves.keep(unit, blocks);
         if self.hashing.is_worth_saving() {
             self.save(self.hashing.doubt());
         }
@@ -291,6 +295,11 @@ impl Target {
         }
         if !self.open.open(of.index) {
             return violation("Ask", "these blocks were asked for before");
+        }
+        if let Some(blocks) = self.leaves.take(of.index) {
+            return self
+                .opened(of.index, self.tree.unit(of.index), blocks)
+                .map(drop);
         }
         self.hash(of.index);
         Ok(())

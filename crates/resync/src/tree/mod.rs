@@ -3,7 +3,7 @@
 //! [`Shape`] says which nodes there are, [`Tree`] holds those of level 1 and above: a node of level 1,
 //! a *unit*, stands for [`FAN_OUT`](crate::protocol::FAN_OUT) blocks. The blocks' own digests would be
 //! 512 MiB for a disk of 1 TiB in blocks of 64 KiB; the tree without them is 8 MiB. Where two trees
-//! differ the unit is hashed again, 4 MiB of that disk, which is cheap beside what is then sent.
+//! differ the unit is hashed again, 4 MiB of that disk, unless its blocks are among the few kept.
 
 mod shape;
 

@@ -2,7 +2,7 @@
 
 use afterimage_block::{BlockRead, Epoch, Length, SessionId};
 use afterimage_resync::protocol::{Farewell, Hello, Message, Place, Reason, Role, Versions};
-use afterimage_resync::remote::{Outcome, Source, Target, Terms, Work};
+use afterimage_resync::remote::{Cursor, Outcome, Source, Target, Terms, Work};
 use afterimage_resync::tree::Node;
 use afterimage_resync::{BlockIndex, BlockSize, Error, Grid, Result};
 use bytes::Bytes;
@@ -376,11 +376,30 @@ fn outcomes_that_nobody_asked_for_and_disks_that_change_are_refused() {
         );
         assert!(named, "{outcome:?}");
     }
-    let mut changed = self::target();
-    changed.disk.put(crate::disk::extent(140 * 4096, 1), |_| 99);
+    // One that did not hash its blocks itself finds out when it does.
+    let known = self::target().machine.digests().unwrap();
+    let disk = disk();
+    disk.put(crate::disk::extent(140 * 4096, 1), |_| 99);
+    let terms = terms(disk.size(), BLOCK);
+    let cursor = Cursor::knowing(terms, Role::Target, &known).unwrap();
+    let machine = Target::new(terms, Some(cursor)).unwrap();
+    let mut changed = End::new(machine, disk, None, BLOCK);
+    let hello = Message::Hello(hello(Role::Source, &terms));
+    changed.machine.message(hello).unwrap();
     changed.machine.message(ask(1, 2, 0)).unwrap();
     let error = settle(&mut changed).unwrap_err();
     assert!(matches!(error, Error::TargetChanged { .. }), "{error}");
+}
+
+#[test]
+fn what_was_hashed_in_this_session_is_answered_without_hashing_it_again() {
+    let mut target = target();
+    let hashed = target.hashed;
+    assert_eq!(hashed, target.disk.size());
+    target.machine.message(ask(1, 2, 0)).unwrap();
+    let answers = settle(&mut target).unwrap();
+    assert!(matches!(&answers[..], [Message::Nodes { children, .. }] if children.len() == 64));
+    assert_eq!(target.hashed, hashed);
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
