@@ -1,56 +1,74 @@
 //! Makes two disks equal, here or at the other end of any pipe.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use examples::log_to_stderr;
-use examples::resync::{Arguments, Cache, Display, Local, Peer, Push, Server, State};
+use examples::resync::{Arguments, Cache, Display, Local, Peer, Pull, Push, Server, State};
 
 fn main() -> Result<()> {
     log_to_stderr();
     let arguments = Arguments::parse();
-    let json = arguments.json;
+    let mut display = Display::new(arguments.json);
     let state = arguments.state.map(State::at);
-    if let Some(transport) = arguments.serve {
-        let server = Server {
-            disk: arguments.source,
-            state,
-            cache: arguments.cache.map(Cache::at),
-            create: arguments.create,
-            json,
-        };
-        return server.run(&transport);
-    }
-    let mut display = Display::new(json);
-    let report = match arguments.target {
-        Some(Peer::Disk(target)) => Local {
-            source: arguments.source,
+    let cache = arguments.cache;
+    let (block_size, algorithm) = (arguments.block_size, arguments.digest.into());
+    let report = match (arguments.source, arguments.target, arguments.serve) {
+        (Peer::Disk(disk), None, Some(transport)) => {
+            let server = Server {
+                disk,
+                is_source: arguments.read_only,
+                state,
+                cache: cache.map(Cache::at),
+                create: arguments.create,
+                json: arguments.json,
+            };
+            return server.run(&transport);
+        }
+        (Peer::Disk(source), Some(Peer::Disk(target)), None) => Local {
+            source,
             target,
-            block_size: arguments.block_size,
+            block_size,
             limit: arguments.limit,
             state,
-            cache: arguments.cache.map(State::at),
+            cache: cache.map(State::at),
             dry_run: arguments.dry_run,
             verify: arguments.verify,
             create: arguments.create,
         }
         .run(&mut display)?,
-        Some(peer) => {
-            anyhow::ensure!(!arguments.create, "--create is for the end that serves");
+        (Peer::Disk(source), Some(peer), None) => {
+            ensure!(!arguments.create, "--create is for the end that serves");
             Push {
-                source: arguments.source,
+                source,
                 peer,
-                block_size: arguments.block_size,
-                algorithm: arguments.digest.into(),
+                block_size,
+                algorithm,
                 limit: arguments.limit,
                 state,
-                cache: arguments.cache.map(Cache::at),
+                cache: cache.map(Cache::at),
                 dry_run: arguments.dry_run,
                 verify: arguments.verify,
             }
             .run(&mut display)?
         }
-        // The command line asks for it.
-        None => anyhow::bail!("there is no target"),
+        (peer, Some(Peer::Disk(target)), None) => {
+            ensure!(
+                !arguments.create && !arguments.dry_run,
+                "--create and --dry-run are for a source that is here"
+            );
+            Pull {
+                peer,
+                target,
+                block_size,
+                algorithm,
+                limit: arguments.limit,
+                state,
+                cache: cache.map(Cache::at),
+                verify: arguments.verify,
+            }
+            .run(&mut display)?
+        }
+        _ => bail!("one of the disks must be here"),
     };
     display.done(&report);
     Ok(())

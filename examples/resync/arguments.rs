@@ -7,14 +7,14 @@ use afterimage_block::Length;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{Parser, ValueEnum};
 
-use super::{Peer, Place, Transport};
+use super::{Peer, Transport};
 
 /// Make TARGET equal to SOURCE, and move nothing but what differs.
 ///
 /// A disk is a raw image, a block device, or an NBD export (nbd://ADDRESS/NAME,
-/// nbd+unix:///NAME?socket=PATH). The target may also be the other end of a stream, which runs
-/// `resync --serve`: cmd:'ssh HOST resync --serve stdio DISK' or tcp:ADDRESS:PORT. That stream is
-/// neither encrypted nor authenticated.
+/// nbd+unix:///NAME?socket=PATH). One of the two may also be the other end of a stream, which runs
+/// `resync --serve`: cmd:'ssh HOST resync --serve stdio DISK' or tcp:ADDRESS:PORT, with --read-only if
+/// it is the source. That stream is neither encrypted nor authenticated.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "resync")]
 #[expect(
@@ -23,13 +23,16 @@ use super::{Peer, Place, Transport};
 )]
 pub struct Arguments {
     /// The disk that is right; with --serve, the disk to be made equal.
-    pub source: Place,
+    pub source: Peer,
     /// The disk to be made equal.
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
     pub target: Option<Peer>,
     /// Be the other end, on the standard streams or on a TCP address, for one resync after the other.
     #[arg(long, value_name = "stdio|tcp:ADDRESS:PORT")]
     pub serve: Option<Transport>,
+    /// With --serve, the disk is the one that is right, and only read.
+    #[arg(long, requires = "serve", conflicts_with_all = ["create", "target"])]
+    pub read_only: bool,
     /// The unit of comparison, a power of two from 4KiB to 16MiB.
     #[arg(long, default_value = "64KiB", conflicts_with = "serve")]
     pub block_size: BlockSize,

@@ -3,10 +3,10 @@
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 
-use afterimage_block::{BlockRead, BlockWrite, Length};
-use afterimage_resync::Driver;
+use afterimage_block::{BlockRead, BlockWrite, Epoch, Length, SessionId};
 use afterimage_resync::protocol::Role;
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
+use afterimage_resync::{Algorithm, BlockSize, Driver, Grid};
 use anyhow::Result;
 
 use super::cache::Proof;
@@ -133,6 +133,30 @@ impl End<'_> {
             }
             _ => None,
         })
+    }
+
+    /// What was kept of a resync that is one on these terms but for its session. Says so if it is of
+    /// another one.
+    pub(super) fn kept_like(&self, new: Terms) -> Result<Option<Cursor>> {
+        let cursor = self.kept()?.filter(|cursor| {
+            let session = cursor.terms().session;
+            *cursor.terms() == Terms { session, ..new }
+        });
+        let is_other = cursor.is_none() && self.state.is_some_and(State::is_there);
+        if is_other {
+            eprintln!("what is kept is of another disk or of before a change: beginning anew");
+        }
+        Ok(cursor)
+    }
+
+    /// A session of its own.
+    pub(super) fn terms(&self, block_size: BlockSize, algorithm: Algorithm) -> Terms {
+        Terms {
+            session: SessionId::random(),
+            epoch: Epoch::ZERO,
+            grid: Grid::new(self.disk.size(), block_size),
+            algorithm,
+        }
     }
 
     fn fingerprint(&self) -> Result<Fingerprint> {

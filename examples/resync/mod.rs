@@ -3,6 +3,7 @@
 //! ```text
 //! Arguments --> Local: both disks here, bytes compared                  --+
 //!           \-> Push: a disk here --cmd: or tcp:--> Server: a disk there --+--> Report
+//!           \-> Pull: a disk here <--cmd: or tcp:-- Server: a disk there --+
 //! ```
 
 mod arguments;
@@ -12,6 +13,8 @@ mod end;
 mod fingerprint;
 mod limit;
 mod local;
+mod peer;
+mod pull;
 mod push;
 mod report;
 mod serve;
@@ -22,7 +25,9 @@ pub use cache::Cache;
 pub use disk::Place;
 pub use limit::{LimitedDisk, LimitedStream, Rate};
 pub use local::Local;
-pub use push::{Peer, Push};
+pub use peer::Peer;
+pub use pull::Pull;
+pub use push::Push;
 pub use report::{Display, Phase, Report};
 pub use serve::{Server, Transport};
 pub use state::State;

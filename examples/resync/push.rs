@@ -1,46 +1,13 @@
 //! The disk to be made equal is at the other end of a stream.
 
-use std::convert::Infallible;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use afterimage_block::{Epoch, SessionId};
-use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
-use afterimage_resync::{Algorithm, BlockSize, Grid};
-use anyhow::{Context, Result, bail, ensure};
+use afterimage_resync::remote::RemoteProgress;
+use afterimage_resync::{Algorithm, BlockSize};
+use anyhow::{Result, ensure};
 
 use super::end::{Disk, End};
-use super::limit::LimitedStream;
-use super::{Cache, Display, Place, Report, Speed, State};
-
-/// How long an end may say nothing, hashing a large disk for instance.
-pub(super) const SILENCE_MAX: Duration = Duration::from_hours(1);
-
-/// Where the disk to be made equal is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// On this machine.
-    Disk(Place),
-    /// At the other end of what this shell command reads and writes.
-    Command(String),
-    /// Behind this address.
-    Tcp(String),
-}
-
-impl FromStr for Peer {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.split_once(':') {
-            Some(("cmd", command)) => Self::Command(command.into()),
-            Some(("tcp", address)) => Self::Tcp(address.into()),
-            _ => Self::Disk(text.parse()?),
-        })
-    }
-}
+use super::{Cache, Display, Peer, Place, Report, Speed, State};
 
 /// A resync from here to the other end of a stream.
 #[derive(Clone, Debug)]
@@ -76,11 +43,11 @@ impl Push {
             is_afresh: self.verify,
         };
         let begun = Instant::now();
-        let new = self.terms(&end);
-        let kept = self.kept(&end, new)?;
+        let new = end.terms(self.block_size, self.algorithm);
+        let kept = end.kept_like(new)?;
         let is_resumed = kept.is_some();
         let observe = |progress: RemoteProgress| display.remote(progress);
-        let progress = self.converse(|streams| {
+        let progress = self.peer.converse(self.limit, |streams| {
             if self.dry_run {
                 return end.compare(new, observe, streams);
             }
@@ -88,9 +55,11 @@ impl Push {
             end.run(terms, kept, observe, streams)
         })?;
         if self.verify {
-            let terms = self.terms(&end);
+            let terms = end.terms(self.block_size, self.algorithm);
             let observe = |progress: RemoteProgress| display.remote(progress);
-            let found = self.converse(|streams| end.compare(terms, observe, streams))?;
+            let found = self
+                .peer
+                .converse(self.limit, |streams| end.compare(terms, observe, streams))?;
             let differing = found.sent.saturating_add(found.zeroed);
             ensure!(
                 differing.is_zero(),
@@ -106,81 +75,4 @@ impl Push {
             ..Report::of_remote(progress, begun).resumed(is_resumed)
         })
     }
-
-    fn converse(
-        &self,
-        run: impl FnOnce((Reader, LimitedStream<Writer>)) -> Result<RemoteProgress>,
-    ) -> Result<RemoteProgress> {
-        let (reader, writer, child) = connect(&self.peer)?;
-        let ended = run((reader, LimitedStream::new(writer, self.limit)));
-        if let Some(child) = child {
-            part(child, ended.is_ok())?;
-        }
-        ended
-    }
-
-    /// A session of its own.
-    fn terms(&self, end: &End<'_>) -> Terms {
-        Terms {
-            session: SessionId::random(),
-            epoch: Epoch::ZERO,
-            grid: Grid::new(end.disk.size(), self.block_size),
-            algorithm: self.algorithm,
-        }
-    }
-
-    /// What was kept, if it is of this disk and these options.
-    fn kept(&self, end: &End<'_>, new: Terms) -> Result<Option<Cursor>> {
-        let Some(state) = &self.state else {
-            return Ok(None);
-        };
-        let cursor = end.kept()?.filter(|cursor| {
-            let session = cursor.terms().session;
-            *cursor.terms() == Terms { session, ..new }
-        });
-        if cursor.is_none() && state.load()?.is_some() {
-            eprintln!("what is kept is of another disk or of before a change: beginning anew");
-        }
-        Ok(cursor)
-    }
-}
-
-type Reader = Box<dyn Read + Send>;
-type Writer = Box<dyn Write + Send>;
-
-fn connect(peer: &Peer) -> Result<(Reader, Writer, Option<Child>)> {
-    match peer {
-        Peer::Disk(_) => bail!("a disk of this machine needs no stream"),
-        Peer::Tcp(address) => {
-            let stream = TcpStream::connect(address)
-                .with_context(|| format!("cannot connect to {address}"))?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(SILENCE_MAX))?;
-            Ok((Box::new(stream.try_clone()?), Box::new(stream), None))
-        }
-        Peer::Command(command) => {
-            let mut child = Command::new("sh")
-                .args(["-c", command])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .with_context(|| format!("cannot run {command}"))?;
-            let (Some(reader), Some(writer)) = (child.stdout.take(), child.stdin.take()) else {
-                bail!("{command} has no standard streams");
-            };
-            Ok((Box::new(reader), Box::new(writer), Some(child)))
-        }
-    }
-}
-
-/// Waits for the other end, which must have come to the same end; one that is of no more use is
-/// ended.
-fn part(mut child: Child, succeeded: bool) -> Result<()> {
-    if !succeeded {
-        // It may be gone by itself.
-        let _ = child.kill();
-    }
-    let status = child.wait()?;
-    ensure!(!succeeded || status.success(), "the other end: {status}");
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The other end of a stream, whose disk is made equal.
+//! The other end of a stream, whose disk is made equal, or is the one that is right.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write, stdin, stdout};
@@ -7,14 +7,14 @@ use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use afterimage_resync::protocol::{Decoder, Hello, Message, Reason};
+use afterimage_resync::protocol::{Decoder, Hello, Message, Reason, Role};
 use afterimage_resync::remote::Terms;
 use afterimage_resync::{BlockSize, Error, Grid};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 
 use super::end::{Disk, End};
-use super::push::SILENCE_MAX;
+use super::peer::SILENCE_MAX;
 use super::{Cache, Place, Report, State};
 
 /// How long whoever connects may take to say who it is.
@@ -41,7 +41,7 @@ impl FromStr for Transport {
     }
 }
 
-/// The end whose disk is made equal.
+/// The end that waits for the other one.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// The disk.
@@ -50,6 +50,8 @@ pub struct Server {
     pub state: Option<State>,
     /// Where to keep what is known of it from one resync to the next.
     pub cache: Option<Cache>,
+    /// Whether the disk is the one that is right, and only read.
+    pub is_source: bool,
     /// Make or extend the disk.
     pub create: bool,
     /// Tell outcomes as lines of JSON.
@@ -90,7 +92,7 @@ impl Server {
         self.answer(&hello, Cursor::new(said).chain(reader), stream)
     }
 
-    /// Serves the source at the other end of a stream.
+    /// Serves the one at the other end of a stream.
     pub fn serve(
         &self,
         mut reader: impl Read + Send + 'static,
@@ -100,7 +102,7 @@ impl Server {
         self.answer(&hello, Cursor::new(said).chain(reader), writer)
     }
 
-    /// Does what the source of this Hello wants. The source decides on what this end has no mind of
+    /// Does what the other end, which said Hello, wants. It decides on what this end has no mind of
     /// its own about.
     fn answer(
         &self,
@@ -108,10 +110,16 @@ impl Server {
         reader: impl Read + Send + 'static,
         writer: impl Write + Send + 'static,
     ) -> Result<()> {
-        let disk = self.disk.open_target(hello.grid.size(), self.create)?;
+        let disk = if self.is_source {
+            ensure!(hello.role == Role::Target, "this disk is only read");
+            Disk::Source(self.disk.open_to_read()?)
+        } else {
+            let size = hello.grid.size();
+            Disk::Target(self.disk.open_target(size, self.create)?)
+        };
         let end = End {
             place: &self.disk,
-            disk: Disk::Target(disk),
+            disk,
             state: self.state.as_ref(),
             cache: self.cache.as_ref(),
             is_afresh: false,
@@ -126,7 +134,7 @@ impl Server {
         let (begun, is_resumed) = (Instant::now(), kept.is_some());
         let progress = match end.run(terms, kept, |_| (), (reader, writer)) {
             Err(error) if is_stop(&error) => {
-                eprintln!("the source stopped: {error:#}");
+                eprintln!("the other end stopped: {error:#}");
                 // Nobody goes on with what this one kept.
                 let is_kept = end.kept()?.is_some_and(|cursor| *cursor.terms() == terms);
                 return match &self.state {
@@ -158,7 +166,7 @@ fn is_stop(error: &anyhow::Error) -> bool {
     matches!(error, Some(Error::Peer { farewell }) if farewell.reason == Reason::Stopped)
 }
 
-/// What the source says first, and the bytes that were read for it.
+/// What the other end says first, and the bytes that were read for it.
 fn greet(reader: &mut impl Read) -> Result<(Hello, Vec<u8>)> {
     let mut decoder = Decoder::new(BlockSize::MIN);
     let (mut said, mut unread) = (Vec::new(), BytesMut::new());

@@ -39,6 +39,11 @@ impl State {
         Self { path: path.into() }
     }
 
+    /// Whether anything is kept.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     /// What is kept, if anything is.
     pub(super) fn load(&self) -> Result<Option<Kept>> {
         let text = match fs::read(&self.path) {

@@ -13,8 +13,8 @@ use afterimage_block::Length;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{CommandFactory, Parser};
 use examples::resync::{
-    Arguments, Cache, Display, LimitedStream, Local, Peer, Place, Push, Report, Server, Speed,
-    State,
+    Arguments, Cache, Display, LimitedStream, Local, Peer, Place, Pull, Push, Report, Server,
+    Speed, State,
 };
 use tempfile::TempDir;
 
@@ -94,6 +94,7 @@ impl Disks {
     fn server(&self) -> Server {
         Server {
             disk: self.place("target"),
+            is_source: false,
             state: None,
             cache: None,
             create: false,
@@ -257,6 +258,75 @@ fn the_other_end_of_a_connection_becomes_equal_and_both_prove_it() {
     let report = push_to(&disks.server(), push, 2, usize::MAX).unwrap();
     assert!(disks.are_equal() && report.verified);
     assert!(report.sent > Length::ZERO && report.digests > 0);
+}
+
+#[test]
+fn a_disk_here_becomes_equal_to_one_at_the_other_end() {
+    let disks = Disks::new(every(50));
+    let server = Server {
+        disk: disks.place("source"),
+        is_source: true,
+        cache: Some(disks.cache("source.cache")),
+        ..disks.server()
+    };
+    let run = |connections: usize, cut, verify| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pull = Pull {
+            peer: Peer::Tcp(listener.local_addr().unwrap().to_string()),
+            target: disks.place("target"),
+            block_size: BlockSize::MIN,
+            algorithm: Algorithm::Blake3,
+            limit: None,
+            state: Some(disks.state("pull.state")),
+            cache: Some(disks.cache("target.cache")),
+            verify,
+        };
+        let server = &server;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..connections {
+                    let stream = listener.accept().unwrap().0;
+                    let reader = Cut(stream.try_clone().unwrap(), cut);
+                    let served = server.serve(reader, stream);
+                    assert!(cut != usize::MAX || served.is_ok(), "{served:?}");
+                }
+            });
+            pull.run(&mut Display::new(true))
+        })
+    };
+    let before = fs::read(disks.path("source")).unwrap();
+    // So much that it asks for is not answered any more.
+    assert!(run(1, 300, false).is_err() && !disks.are_equal());
+    let report = run(1, usize::MAX, false).unwrap();
+    assert!(disks.are_equal() && report.sent > Length::ZERO);
+    let again = run(1, usize::MAX, false).unwrap();
+    let all = Length::new(SIZE as u64);
+    assert_eq!(
+        (again.skipped, again.sent, again.digests),
+        (all, Length::ZERO, 1)
+    );
+    let verified = run(2, usize::MAX, true).unwrap();
+    assert!(verified.verified && verified.skipped.is_zero());
+    assert!(fs::read(disks.path("source")).unwrap() == before);
+}
+
+#[test]
+fn a_disk_that_is_served_to_be_read_is_not_written() {
+    let disks = Disks::new(every(50));
+    let server = Server {
+        is_source: true,
+        ..disks.server()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let push = disks.push(listener.local_addr().unwrap().to_string());
+    let before = fs::read(disks.path("target")).unwrap();
+    let served = thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        server.serve(stream.try_clone().unwrap(), stream)
+    });
+    assert!(push.run(&mut Display::new(true)).is_err());
+    assert!(served.join().unwrap().is_err());
+    assert!(fs::read(disks.path("target")).unwrap() == before);
 }
 
 #[test]
@@ -432,6 +502,8 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
         "resync a b --cache f",
         "resync nbd://127.0.0.1/x tcp:[::1]:7 --digest blake3 --verify --limit 100MiB/s",
         "resync --serve stdio b --state f --create",
+        "resync --serve stdio a --read-only --cache f",
+        "resync cmd:x b --verify",
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
@@ -439,6 +511,8 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
         "resync a",
         "resync --serve stdio a b",
         "resync --serve udp:1 a",
+        "resync --read-only a b",
+        "resync --serve stdio a --read-only --create",
         "resync a b --limit 0",
         "resync a b --block-size 5000",
         "resync a b --dry-run --verify",
