@@ -13,6 +13,9 @@ use crate::{BlockSize, Error, Result};
 /// How much is read of the stream at once.
 const READ: usize = 128 << 10;
 
+/// How much before it is known what comes: many messages that are small, little beside one of data.
+const FIRST: usize = 16 << 10;
+
 /// The way out. The way in gives its messages as events.
 pub(super) struct Wire {
     frames: Option<Sender<Frame>>,
@@ -151,7 +154,7 @@ fn loop_over(
         // with it.
         let missing = decoder.missing(&buffer);
         buffer.reserve(missing);
-        let chunk = if held == 0 { READ } else { missing.min(READ) };
+        let chunk = if held == 0 { FIRST } else { missing.min(READ) };
         buffer.resize(held.saturating_add(chunk), 0);
         let read = reader.read(buffer.get_mut(held..).unwrap_or_default());
         buffer.truncate(held.saturating_add(*read.as_ref().unwrap_or(&0)));
