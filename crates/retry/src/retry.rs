@@ -25,6 +25,9 @@ pub struct Retry {
     started: Time,
     attempts: u32,
     due: Time,
+    /// Where chance comes from; stored states of the first release have none.
+    #[serde(default)]
+    seed: u64,
 }
 
 /// What to do after a failed attempt.
@@ -57,11 +60,20 @@ impl Retry {
             started: now,
             attempts: 1,
             due: now,
+            seed: 0,
         }
     }
 
+    /// The same, with its own chance for the schedule's jitter: clients that are to come back at
+    /// different times need different seeds.
+    pub const fn seeded(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
     /// The running attempt failed with an error of `class` at `now`; the other side may have asked
-    /// for a pause of `retry_after`, which is honoured where it is longer than the schedule's.
+    /// for a pause of `retry_after`, which is honoured where it is longer than the schedule's, up to
+    /// [`Schedule::retry_after_max`].
     pub fn failed(
         &mut self,
         schedule: &Schedule,
@@ -76,8 +88,11 @@ impl Retry {
         if budget.attempts_max.is_some_and(|max| self.attempts >= max) {
             return Decision::GiveUp(GiveUp::Attempts);
         }
-        let asked = now + retry_after.unwrap_or_default();
-        let due = schedule.next_after(self.started, now).max(asked);
+        let wish = retry_after.unwrap_or_default();
+        let asked = now + wish.min(schedule.retry_after_max());
+        let slot = schedule.slot(self.started, self.attempts, now);
+        let off = schedule.jitter().of(slot.pause, self.seed, self.attempts);
+        let due = slot.due.max(asked) + off;
         if budget
             .elapsed_max
             .is_some_and(|max| due.since(self.started) > max)
@@ -87,6 +102,15 @@ impl Retry {
         self.attempts = self.attempts.saturating_add(1);
         self.due = due;
         Decision::RetryAt(due)
+    }
+
+    /// The running attempt was cut short by a shutdown of our own: it is not one that failed, and
+    /// uses nothing up. It is made again at `now`, the time of the next start.
+    ///
+    /// An attempt that a crash cut short is better told as [`failed`](Self::failed): it may have been
+    /// what crashed us.
+    pub fn interrupted(&mut self, now: Time) {
+        self.due = self.due.max(now);
     }
 
     /// As [`failed`](Self::failed), for an error that classifies itself.
