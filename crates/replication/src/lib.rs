@@ -68,7 +68,10 @@ pub use event::{
     BarrierReached, Ended, Event, Failure, Position, Refused, Request, Task, Tracking,
 };
 pub use machine::Machine;
-pub use policy::{InvalidPolicy, Policy};
+pub use policy::{
+    ApplicationConsistent, Bandwidth, BandwidthRule, InvalidCalendar, InvalidPolicy, Policy,
+    TimeOfDay, Weekday, Window, Zone,
+};
 pub use replica::{FailoverKind, NotAllowed, PrimaryReport, ReplicaRequest, ReplicaState, Role};
 pub use scope::Scope;
 pub use state::{Health, ResyncReason, State};
