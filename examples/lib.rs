@@ -143,6 +143,13 @@ fn text(notice: &Notice) -> String {
             error,
         } => format!("cannot {task}: {error}; attempt {attempt} in {in_secs} s"),
         Notice::GaveUp { task, error } => format!("cannot {task}: {error}; somebody must act"),
+        Notice::CrashConsistentOnly { error } => {
+            format!("the next recovery point is crash-consistent only: {error}")
+        }
+        Notice::RecoveryPointsLate { rpo_secs } => {
+            format!("recovery points are late: the newest is {rpo_secs} s old")
+        }
+        Notice::RecoveryPointsOnTime => "recovery points are on time again".into(),
         Notice::Stopped { complete: true } => "stopped; the replica holds every write".into(),
         Notice::Stopped { complete: false } => {
             "stopped; what is not shipped yet is kept and goes on at the next start".into()

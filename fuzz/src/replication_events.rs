@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
 use afterimage_replication::{
-    Action, BarrierReached, Ended, Event, Failure, Health, Machine, Policy, Position, Request,
-    Scope, State, Task, Tracking,
+    Action, ApplicationConsistent, BarrierReached, Ended, Event, Failure, Health, Machine, Policy,
+    Position, Request, Scope, State, Task, TimeOfDay, Tracking, Window,
 };
 use afterimage_retry::{Class, Time};
 use arbitrary::Arbitrary;
@@ -92,6 +92,7 @@ enum Stray {
     Claimed { epoch: u64, at: Option<u64> },
     Reached(Reached),
     Quiet,
+    Quiesced,
     Copied,
     Shipped,
     Resynchronized,
@@ -117,6 +118,7 @@ pub fn check(input: &[u8]) {
         now: Time::ZERO,
         barrier: None,
         transfer: None,
+        asked: false,
     };
     for (number, step) in steps.iter().enumerate() {
         let open = world.machine.open();
@@ -137,6 +139,8 @@ struct World {
     /// The sequence that the barrier under way begins, and whether quiet is an answer.
     barrier: Option<bool>,
     transfer: Option<Task>,
+    /// The guest was asked to hold still, and not yet let go on.
+    asked: bool,
 }
 
 impl World {
@@ -222,7 +226,7 @@ impl World {
             Task::Ship => Event::Shipped,
             Task::Resync => Event::Resynchronized { left: Vec::new() },
             Task::Prepare => Event::Prepared,
-            Task::Barrier => unreachable!("a barrier is no transfer"),
+            Task::Barrier | Task::Quiesce => unreachable!("this is no transfer"),
         }
     }
 
@@ -262,6 +266,7 @@ impl World {
                     assert_eq!(self.barrier, None, "two barriers at a time");
                     assert_eq!(barrier.ends, self.machine.open());
                     assert!(barrier.next > barrier.ends);
+                    assert!(!barrier.application_consistent || self.asked);
                     self.barrier = Some(barrier.may_be_quiet);
                 }
                 Action::Claim => self.start(Task::Claim),
@@ -283,6 +288,8 @@ impl World {
                     let waits = |at: &Sequence| self.machine.unshipped().any(|one| one == *at);
                     assert!(!discarded.iter().any(waits), "it still waits");
                 }
+                Action::Quiesce { .. } => self.asked = true,
+                Action::Thaw => self.asked = false,
                 Action::ReleaseSnapshot | Action::Report(_) | Action::Stopped { .. } => {}
                 other => panic!("an action that this target does not know: {other:?}"),
             }
@@ -345,12 +352,23 @@ fn answered(event: &Event) -> Option<Task> {
     }
 }
 
+fn hour(number: u8) -> TimeOfDay {
+    let hour = i8::try_from(number % 24).unwrap_or_default();
+    TimeOfDay::new(hour, 30).expect("it is in range")
+}
+
 impl Wishes {
     fn policy(&self) -> Policy {
         let policy = Policy {
             interval: Duration::from_secs(1 + u64::from(self.interval_secs) % 900),
             resync_threshold_percent: 1 + self.threshold % 100,
             automatic_resync: self.automatic,
+            // What the interval and the threshold leave over says whether there are these two.
+            resync_window: (self.interval_secs >= 0x8000).then(|| Window {
+                from: hour(self.threshold),
+                ..Window::default()
+            }),
+            application_consistent: (self.threshold >= 0x80).then(ApplicationConsistent::default),
             ..Policy::default()
         };
         policy.validate().expect("it is in range");
@@ -408,6 +426,7 @@ impl Stray {
             // As many disks as the fuzzer likes, and not as many as there are.
             Self::Reached(reached) => Event::BarrierReached(reached.event(reached.disks.len())),
             Self::Quiet => Event::Quiet,
+            Self::Quiesced => Event::Quiesced,
             Self::Copied => Event::Copied,
             Self::Shipped => Event::Shipped,
             Self::Resynchronized => Event::Resynchronized { left: Vec::new() },
@@ -423,8 +442,8 @@ impl Stray {
                 disk: (*disk).into(),
             },
             Self::Failed(task, hopeless) => {
-                use Task::{Barrier, Claim, Copy, Prepare, Resync, Ship};
-                let tasks = [Claim, Barrier, Copy, Ship, Resync, Prepare];
+                use Task::{Barrier, Claim, Copy, Prepare, Quiesce, Resync, Ship};
+                let tasks = [Claim, Barrier, Copy, Ship, Resync, Prepare, Quiesce];
                 Event::Failed {
                     task: tasks[usize::from(*task) % tasks.len()],
                     failure: failure(*hopeless, None),

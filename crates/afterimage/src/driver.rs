@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::error::blocking;
 use crate::notice::Notice;
+use crate::quiesce::{self, Ask};
 use crate::resync::Pass;
 use crate::shared::Shared;
 use crate::transfer::{self, Claimed};
@@ -49,6 +50,7 @@ pub(crate) struct Driver {
     tasks: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
+    guest: mpsc::UnboundedSender<Ask>,
     shown: Option<State>,
     stopped: Option<bool>,
 }
@@ -56,12 +58,18 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(machine: Machine, shared: Arc<Shared>) -> Self {
         let (done, results) = mpsc::unbounded_channel();
+        let (guest, asked) = mpsc::unbounded_channel();
+        // It ends by itself with the driver, once it has done what it was asked to: the guest is let
+        // go on even where nothing else is waited for.
+        let hook = shared.quiesce.clone();
+        tokio::spawn(quiesce::run(hook, asked, done.clone()));
         Self {
             machine,
             predecessors: shared.generations.predecessors(),
             shared,
             writer: None,
             tasks: JoinSet::new(),
+            guest,
             done,
             results,
             shown: None,
@@ -213,6 +221,13 @@ impl Driver {
                 });
             }
             Action::Barrier(barrier) => self.spawn(Task::Barrier, reach(shared, barrier)),
+            Action::Quiesce { within } => {
+                // The hook lasts as long as the driver.
+                let _ = self.guest.send(Ask::HoldStill { within });
+            }
+            Action::Thaw => {
+                let _ = self.guest.send(Ask::GoOn);
+            }
             Action::Copy { base, point } => self.transfer(Task::Copy, |writer| async move {
                 // An idle machine has nothing to report for a long time after this.
                 let report = PrimaryReport {
@@ -316,6 +331,13 @@ impl Driver {
                 error: failure.message,
             },
             Report::ResyncRequired(reason) => Notice::ResyncRequired { reason },
+            Report::CrashConsistentOnly { failure } => Notice::CrashConsistentOnly {
+                error: failure.message,
+            },
+            Report::RecoveryPointsLate { rpo } => Notice::RecoveryPointsLate {
+                rpo_secs: rpo.as_secs(),
+            },
+            Report::RecoveryPointsOnTime => Notice::RecoveryPointsOnTime,
             _ => return,
         });
     }

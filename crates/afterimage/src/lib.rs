@@ -64,6 +64,7 @@ mod generations;
 mod job;
 mod machine;
 mod notice;
+mod quiesce;
 mod recovery;
 mod resync;
 mod shared;
@@ -73,7 +74,10 @@ mod transfer;
 
 pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
-pub use afterimage_replication::{Health, Policy, Request, ResyncReason, Role, State, Task};
+pub use afterimage_replication::{
+    ApplicationConsistent, Bandwidth, BandwidthRule, Health, Policy, Request, ResyncReason, Role,
+    State, Task, TimeOfDay, Weekday, Window, Zone,
+};
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
     Damage, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
@@ -84,5 +88,6 @@ pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
 pub use job::{Job, JobKind, JobState, Progress};
 pub use machine::{ProtectedMachine, Protection};
 pub use notice::Notice;
+pub use quiesce::QuiesceHook;
 pub use recovery::{OpenedPoint, open_point};
 pub use status::{Status, status};

@@ -19,6 +19,7 @@ use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
 use crate::job::Jobs;
 use crate::notice::Notice;
+use crate::quiesce::QuiesceHook;
 use crate::shared::Shared;
 use crate::state::{Fingerprint, Saved, SavedDisk, StateFolder};
 use crate::{Clock, Error, Result};
@@ -50,6 +51,7 @@ pub struct Protection {
     listen: Option<ListenAddress>,
     state: Option<PathBuf>,
     policy: Policy,
+    quiesce: Option<QuiesceHook>,
     clock: Clock,
 }
 
@@ -64,6 +66,7 @@ impl Protection {
             listen: None,
             state: None,
             policy: Policy::default(),
+            quiesce: None,
             clock: Clock::real(),
         }
     }
@@ -84,6 +87,13 @@ impl Protection {
     /// Replicates by `policy`.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Has the guest hold still by `hook` for the application-consistent points that the policy asks
+    /// for. Without one they are crash-consistent, and each time a notice says so.
+    pub fn quiesce(mut self, hook: QuiesceHook) -> Self {
+        self.quiesce = Some(hook);
         self
     }
 
@@ -202,7 +212,9 @@ impl Protection {
             folder,
             generations,
             notices,
-            points_max: usize::try_from(self.policy.recovery_points_max).unwrap_or(usize::MAX),
+            policy: self.policy,
+            quiesce: self.quiesce,
+            pace: Mutex::default(),
             jobs: Mutex::new(Jobs::default()),
         };
         Ok(Started {

@@ -47,6 +47,18 @@ pub enum Notice {
         /// Why.
         reason: ResyncReason,
     },
+    /// An application-consistent point was due, and will be a crash-consistent one.
+    CrashConsistentOnly {
+        /// Why.
+        error: String,
+    },
+    /// The newest recovery point is older than the policy's limit.
+    RecoveryPointsLate {
+        /// How old, in seconds.
+        rpo_secs: u64,
+    },
+    /// Recovery points are no longer late.
+    RecoveryPointsOnTime,
     /// A resynchronization is done.
     Resync {
         /// Why it was required.

@@ -64,7 +64,9 @@ impl Pass<'_> {
             let mut job = self.shared.disk_job(JobKind::Resynchronize, number);
             let found = self.compare(disk, replica, doubtful, &mut job).await;
             let found = job.end(found)?;
-            logs.push(Some(self.writer.put_log(number, &found.differences).await?));
+            let put = self.writer.put_log(number, &found.differences).await?;
+            self.shared.keep_pace(put.length).await;
+            logs.push(Some(put));
             // At once, so that the next disk's differences find the room that these took.
             self.shared.generations.discard(&[self.sequence]);
             left.push(found.left.into());

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use afterimage_block::MachineId;
-use afterimage_replication::{PrimaryReport, ReplicaState, Role};
+use afterimage_block::{Length, MachineId};
+use afterimage_replication::{Pace, Policy, PrimaryReport, ReplicaState, Role};
 use afterimage_store::{MachineName, ReplicaDisk};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use crate::generations::Generations;
 use crate::job::{Job, JobKind, JobState, Jobs, Progress};
 use crate::notice::Notice;
+use crate::quiesce::QuiesceHook;
 use crate::state::StateFolder;
 use crate::{Clock, Error};
 
@@ -24,7 +25,9 @@ pub(crate) struct Shared {
     pub(crate) folder: StateFolder,
     pub(crate) generations: Generations,
     pub(crate) notices: broadcast::Sender<Notice>,
-    pub(crate) points_max: usize,
+    pub(crate) policy: Policy,
+    pub(crate) quiesce: Option<QuiesceHook>,
+    pub(crate) pace: Mutex<Pace>,
     pub(crate) jobs: Mutex<Jobs>,
 }
 
@@ -59,6 +62,17 @@ impl Shared {
     pub(crate) fn tell(&self, notice: Notice) {
         // Without listeners there is nobody to tell.
         let _ = self.notices.send(notice);
+    }
+
+    /// Waits until more may be sent than the `sent` bytes that have just been.
+    pub(crate) async fn keep_pace(&self, sent: Length) {
+        let free = {
+            let now = self.clock.now();
+            let limit = self.policy.bandwidth.limit_at(now);
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.sent(sent, limit, now)
+        };
+        self.clock.sleep_until(free).await;
     }
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-const FORMAT: u32 = 1;
+/// 2 since a machine keeps how far it can be recovered; what 1 lacks has a default.
+const FORMAT: u32 = 2;
 
 /// Everything that a restart needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -173,7 +174,12 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Saved> {
             "it has format {found}, of a newer release"
         )));
     }
-    serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))
+    let saved: Saved =
+        serde_json::from_slice(bytes).map_err(|error| unusable(error.to_string()))?;
+    Ok(Saved {
+        format: FORMAT,
+        ..saved
+    })
 }
 
 impl Saved {

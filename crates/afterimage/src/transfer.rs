@@ -15,7 +15,7 @@ use crate::generations::Disk;
 use crate::job::{JobKind, Progress};
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
-use crate::{Error, Result};
+use crate::{Clock, Error, Result};
 
 /// What a transfer tells the machine, and then its owner.
 pub(crate) type Outcome = (Event, Option<Notice>);
@@ -104,6 +104,18 @@ fn recovery_point(sequence: Sequence, time: Timestamp) -> RecoveryPoint {
     }
 }
 
+fn shipped_point(shipment: &Shipment) -> Option<RecoveryPoint> {
+    let consistency = if shipment.application_consistent {
+        Consistency::Application
+    } else {
+        Consistency::Crash
+    };
+    shipment.point.then_some(RecoveryPoint {
+        consistency,
+        ..recovery_point(shipment.sequence, shipment.time)
+    })
+}
+
 /// Copies what the base still lacks from the snapshots, disk by disk, and publishes it.
 pub(crate) async fn copy(
     shared: &Shared,
@@ -149,6 +161,7 @@ async fn copy_disk(
     while let Some(page) = base.next_page() {
         let copied = base.copy_page(Arc::clone(&source)).await?;
         sent = sent.saturating_add(copied.sent);
+        shared.keep_pace(copied.sent).await;
         job.progress(Progress {
             done: Length::new(page.end().get()),
             total,
@@ -202,7 +215,11 @@ async fn try_ship(
                 .map_or(ContentDigest::NONE, |l| l.summary().predecessor),
         );
         logs.push(match log {
-            Some(log) => Some(writer.put_log(number, &log).await?),
+            Some(log) => {
+                let put = writer.put_log(number, &log).await?;
+                shared.keep_pace(put.length).await;
+                Some(put)
+            }
             None => None,
         });
     }
@@ -214,9 +231,7 @@ async fn try_ship(
         },
         predecessors,
         after_loss: shipment.after_loss,
-        point: shipment
-            .point
-            .then(|| recovery_point(shipment.sequence, shipment.time)),
+        point: shipped_point(shipment),
     };
     writer
         .publish(&publication, &shared.kept(Role::Replica, report))
@@ -240,9 +255,23 @@ async fn open_log(disk: &Disk, sequence: Sequence) -> Result<SealedLog> {
 
 /// Drops old recovery points. What fails is done the next time: the new point is there in any case.
 async fn retain(shared: &Shared, writer: &Writer) {
-    if let Err(error) = writer.retain(shared.points_max).await {
+    if let Err(error) = try_retain(shared, writer).await {
         tracing::warn!(%error, "old recovery points are kept for now");
     }
+}
+
+/// The store drops points from the oldest on, so that those between two that are kept stay too.
+async fn try_retain(shared: &Shared, writer: &Writer) -> Result<()> {
+    let policy = &shared.policy;
+    let count = if policy.hourly_points == 0 && policy.recovery_points_age_max.is_none() {
+        usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX)
+    } else {
+        let manifest = writer.replica().existing().await?;
+        let points = manifest.points.iter().map(|at| (at.sequence, at.time));
+        let points: Vec<_> = points.collect();
+        policy.kept_from_the_end(&points, Clock::timestamp())
+    };
+    Ok(writer.retain(count).await?)
 }
 
 /// Records at the replica that the last delta is there and the machine stopped.

@@ -1,5 +1,7 @@
 //! What a machine asks its driver to do.
 
+use std::time::Duration;
+
 use afterimage_block::{Sequence, Timestamp};
 use afterimage_retry::Time;
 
@@ -17,6 +19,16 @@ pub enum Action {
     /// [`Event::BarrierReached`](crate::Event::BarrierReached) or
     /// [`Event::Quiet`](crate::Event::Quiet).
     Barrier(Barrier),
+    /// Have the guest's applications write what they hold in memory, and hold still. Answered by
+    /// [`Event::Quiesced`](crate::Event::Quiesced). A late answer is answered with
+    /// [`Action::Thaw`]. This and [`Action::Thaw`] are to be carried out in the order in which they
+    /// are asked for.
+    Quiesce {
+        /// How long that may take, and the barrier with it; then the guest is let go on.
+        within: Duration,
+    },
+    /// Let the guest go on, whether or not it was told to hold still.
+    Thaw,
     /// Copy what the base still lacks from the snapshot and publish it. Answered by
     /// [`Event::Copied`](crate::Event::Copied).
     Copy {
@@ -69,6 +81,8 @@ pub struct Barrier {
     /// Sealed logs that will never be shipped: their extents are to be reported. They are deleted by
     /// a later [`Action::Discard`].
     pub dropped: Vec<Sequence>,
+    /// Whether the guest holds still for it.
+    pub application_consistent: bool,
     /// Whether [`Event::Quiet`](crate::Event::Quiet) is an answer.
     pub may_be_quiet: bool,
 }
@@ -87,6 +101,8 @@ pub struct Shipment {
     pub after_loss: bool,
     /// Whether the replica is at a recovery point once it has them.
     pub point: bool,
+    /// Whether the guest held still for that point.
+    pub application_consistent: bool,
 }
 
 /// What the owner should hear of.
@@ -113,4 +129,16 @@ pub enum Report {
     },
     /// A resynchronization is required.
     ResyncRequired(ResyncReason),
+    /// An application-consistent point was due, and will be a crash-consistent one.
+    CrashConsistentOnly {
+        /// Why.
+        failure: Failure,
+    },
+    /// The newest recovery point is older than the policy's limit.
+    RecoveryPointsLate {
+        /// How old.
+        rpo: Duration,
+    },
+    /// Recovery points are no longer late.
+    RecoveryPointsOnTime,
 }

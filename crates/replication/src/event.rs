@@ -53,6 +53,8 @@ pub enum Task {
     Resync,
     /// [`Action::Prepare`](crate::Action::Prepare)
     Prepare,
+    /// [`Action::Quiesce`](crate::Action::Quiesce)
+    Quiesce,
 }
 
 impl fmt::Display for Task {
@@ -64,6 +66,7 @@ impl fmt::Display for Task {
             Self::Ship => "ship a delta",
             Self::Resync => "resynchronize",
             Self::Prepare => "prepare for failover",
+            Self::Quiesce => "quiesce the guest",
         })
     }
 }
@@ -135,6 +138,8 @@ pub enum Event {
     /// Nothing was written since the last barrier, so none was made: the last recovery point still
     /// shows the present.
     Quiet,
+    /// The guest holds still.
+    Quiesced,
     /// Every disk is copied and the base is published.
     Copied,
     /// The delta in transit is durable at the replica and published.

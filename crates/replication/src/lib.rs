@@ -69,7 +69,7 @@ pub use event::{
 };
 pub use machine::Machine;
 pub use policy::{
-    ApplicationConsistent, Bandwidth, BandwidthRule, InvalidCalendar, InvalidPolicy, Policy,
+    ApplicationConsistent, Bandwidth, BandwidthRule, InvalidCalendar, InvalidPolicy, Pace, Policy,
     TimeOfDay, Weekday, Window, Zone,
 };
 pub use replica::{FailoverKind, NotAllowed, PrimaryReport, ReplicaRequest, ReplicaState, Role};

@@ -10,7 +10,7 @@ use afterimage_retry::Time;
 use crate::Machine;
 use crate::action::{Action, Barrier, Shipment};
 use crate::event::{Task, Tracking};
-use crate::machine::{Copying, Phase};
+use crate::machine::{Copying, Phase, Quiesce};
 
 /// What is under way. Not durable: after a restart nothing is.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +19,24 @@ pub(crate) struct Lanes {
     pub(crate) claimed: bool,
     /// The lengths of the open logs, where reported.
     pub(crate) open_lengths: Vec<Length>,
-    /// The barrier under way, and whether the copy was consistent when it was ordered.
-    barrier: Option<(Barrier, bool)>,
+    barrier: Option<Ordered>,
+    /// How far the guest is in holding still for a barrier.
+    pub(crate) quiesce: Quiesce,
+    /// When the resynchronization that is required may begin by itself, if not now.
+    window_opens: Option<Time>,
     /// The transfer under way, and when it was started.
     transfer: Option<(Task, Time)>,
     closing: Closing,
+}
+
+/// A barrier under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Ordered {
+    pub(crate) barrier: Barrier,
+    /// Whether the copy was consistent when it was ordered.
+    pub(crate) eligible: bool,
+    /// When it was ordered.
+    pub(crate) at: Time,
 }
 
 /// How far a requested stop is.
@@ -43,12 +56,23 @@ enum Closing {
 }
 
 impl Lanes {
-    pub(crate) fn start_barrier(&mut self, barrier: Barrier, eligible: bool) {
-        self.barrier = Some((barrier, eligible));
+    pub(crate) fn start_barrier(&mut self, barrier: Barrier, eligible: bool, at: Time) {
+        self.barrier = Some(Ordered {
+            barrier,
+            eligible,
+            at,
+        });
     }
 
-    pub(crate) fn finish_barrier(&mut self) -> Option<(Barrier, bool)> {
+    pub(crate) fn finish_barrier(&mut self) -> Option<Ordered> {
         self.barrier.take()
+    }
+
+    /// The guest no longer holds still for the barrier under way.
+    pub(crate) fn doubt_quiesced_barrier(&mut self) {
+        if let Some(ordered) = &mut self.barrier {
+            ordered.barrier.application_consistent = false;
+        }
     }
 
     /// Ends the transfer, if it is `task`; returns when it was started.
@@ -88,7 +112,7 @@ impl Machine {
     pub(crate) fn plan(&mut self, now: Time) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.lanes.barrier.is_none() {
-            actions.extend(self.order_barrier(now).map(Action::Barrier));
+            actions.extend(self.order_barrier(now));
         }
         if self.lanes.transfer.is_none()
             && self.may_send(now)
@@ -98,26 +122,41 @@ impl Machine {
             actions.push(action);
         }
         actions.extend(self.stopped());
+        actions.extend(self.check_rpo(now));
+        self.lanes.window_opens = self.window_opens(now);
         actions
     }
 
     /// The next time at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn next_timeout(&self) -> Option<Time> {
         let closing = self.lanes.is_closing();
-        let barrier = (self.lanes.barrier.is_none() && self.rotates() && !closing)
-            .then_some(self.next_barrier);
+        let quiesce = self.lanes.quiesce.deadline();
+        let idle = self.lanes.barrier.is_none() && quiesce.is_none();
+        let barrier = (idle && self.rotates() && !closing).then_some(self.next_barrier);
         let waits = self.hold.is_none() && self.lanes.transfer.is_none() && !closing;
         let retry = self
             .retry
             .as_ref()
-            .filter(|_| waits && self.awaits_retry())
-            .map(afterimage_retry::Retry::due);
-        barrier.into_iter().chain(retry).min()
+            .map(afterimage_retry::Retry::due)
+            .filter(|due| waits && self.awaits_retry(*due));
+        let window = self.lanes.window_opens;
+        let times = [barrier, retry, quiesce, window, self.late_at()];
+        times.into_iter().flatten().min()
     }
 
-    fn order_barrier(&mut self, now: Time) -> Option<Barrier> {
+    /// The next barrier, or what comes before it.
+    fn order_barrier(&mut self, now: Time) -> Option<Action> {
         let barrier = match self.lanes.closing {
-            Closing::No => self.wanted_barrier(now)?,
+            Closing::No => match self.wanted_barrier(now) {
+                Some(barrier) => barrier,
+                None if self.is_due(now) => {
+                    if let Some(quiesce) = self.begin_quiesce(now) {
+                        return Some(quiesce);
+                    }
+                    self.plain_barrier()
+                }
+                None => return None,
+            },
             Closing::Sealing if self.rotates() => {
                 self.lanes.closing = Closing::LastBarrier;
                 self.plain_barrier()
@@ -128,9 +167,14 @@ impl Machine {
             }
             _ => return None,
         };
-        self.lanes
-            .start_barrier(barrier.clone(), self.phase.follows_base());
-        Some(barrier)
+        let eligible = self.phase.follows_base();
+        self.lanes.start_barrier(barrier.clone(), eligible, now);
+        Some(Action::Barrier(barrier))
+    }
+
+    /// Whether the interval is over, and nobody is asked to hold still yet.
+    fn is_due(&self, now: Time) -> bool {
+        self.awaits_no_guest() && self.rotates() && now >= self.next_barrier
     }
 
     fn wanted_barrier(&self, now: Time) -> Option<Barrier> {
@@ -139,29 +183,58 @@ impl Machine {
         }
         if self.lanes.claimed
             && self.may_send(now)
-            && let Some(barrier) = self.barrier_for_transfer()
+            && let Some(barrier) = self.barrier_for_transfer(now)
         {
             return Some(barrier);
         }
-        (self.rotates() && now >= self.next_barrier).then(|| self.plain_barrier())
+        let held = matches!(self.lanes.quiesce, Quiesce::Held(_));
+        (held && self.rotates()).then(|| self.quiesced_barrier())
     }
 
     /// The barrier without which the next transfer cannot begin.
-    fn barrier_for_transfer(&self) -> Option<Barrier> {
+    fn barrier_for_transfer(&self, now: Time) -> Option<Barrier> {
         match self.phase {
             Phase::Copying(Copying { snapshot: None, .. }) => Some(self.snapshot_barrier()),
-            Phase::ResyncRequired { approved, .. } if approved || self.policy.automatic_resync => {
+            Phase::ResyncRequired { approved, .. }
+                if approved || (self.policy.automatic_resync && self.window_is_open(now)) =>
+            {
                 Some(self.resync_barrier())
             }
             _ => None,
         }
     }
 
+    fn window_is_open(&self, now: Time) -> bool {
+        let window = self.policy.resync_window.as_ref();
+        window.is_none_or(|window| window.is_open(now))
+    }
+
+    /// When a resynchronization begins that waits for nothing but its hours.
+    fn window_opens(&self, now: Time) -> Option<Time> {
+        let window = self.policy.resync_window.as_ref()?;
+        let required = matches!(
+            self.phase,
+            Phase::ResyncRequired {
+                approved: false,
+                ..
+            }
+        );
+        let idle = self.lanes.claimed && self.hold.is_none() && !self.lanes.is_closing();
+        if !required || !idle || !self.policy.automatic_resync {
+            return None;
+        }
+        let due = self
+            .retry
+            .as_ref()
+            .map_or(now, |retry| retry.due().max(now));
+        (!window.is_open(due)).then(|| window.next_opening(due))
+    }
+
     /// Whether anything is begun when a retry is due. If not, it is the answer to a barrier or the
     /// next generation that goes on, and a timeout would come again and again for nothing.
-    fn awaits_retry(&self) -> bool {
+    fn awaits_retry(&self, due: Time) -> bool {
         let barrier = self.lanes.barrier.is_none() && self.lanes.claimed;
-        self.wanted_transfer().is_some() || (barrier && self.barrier_for_transfer().is_some())
+        self.wanted_transfer().is_some() || (barrier && self.barrier_for_transfer(due).is_some())
     }
 
     /// Whether the interval ends generations: there are logs, and a base that they follow.
@@ -199,6 +272,7 @@ impl Machine {
             tracking: self.tracking,
             snapshot: false,
             dropped: Vec::new(),
+            application_consistent: false,
             may_be_quiet: self.settled || !self.phase.follows_base(),
         }
     }
@@ -209,6 +283,15 @@ impl Machine {
         Barrier {
             tracking: Tracking::MapOnly,
             dropped: self.unshipped().skip(usize::from(shipping)).collect(),
+            may_be_quiet: false,
+            ..self.plain_barrier()
+        }
+    }
+
+    /// Made even if nothing was written, since it proves more than the last one.
+    fn quiesced_barrier(&self) -> Barrier {
+        Barrier {
+            application_consistent: true,
             may_be_quiet: false,
             ..self.plain_barrier()
         }
@@ -281,7 +364,7 @@ impl Machine {
     fn ship(&self) -> Option<(Task, Action)> {
         let sealed = self.queue.front()?;
         let barrier = self.lanes.barrier.as_ref();
-        if barrier.is_some_and(|(barrier, _)| barrier.dropped.contains(&sealed.sequence)) {
+        if barrier.is_some_and(|ordered| ordered.barrier.dropped.contains(&sealed.sequence)) {
             return None;
         }
         let shipment = Shipment {
@@ -294,6 +377,7 @@ impl Machine {
                 .collect(),
             after_loss: self.durable.map(Sequence::next) != Some(sealed.sequence),
             point: sealed.point,
+            application_consistent: sealed.point && sealed.application,
         };
         Some((Task::Ship, Action::Ship(shipment)))
     }

@@ -28,7 +28,7 @@ impl Machine {
 
     /// How well the machine is protected: Critical when nothing is sent until somebody acts or a
     /// resynchronization is required; Warning while initial replication, a resynchronization or a
-    /// retry is under way or the machine is suspended.
+    /// retry is under way, the machine is suspended, or recovery points are late.
     pub fn health(&self) -> Health {
         match (&self.hold, &self.phase) {
             (_, Phase::Disabled) => Health::NotApplicable,
@@ -37,7 +37,7 @@ impl Machine {
             }
             (Some(Hold::Suspended), _)
             | (_, Phase::Enabling | Phase::Copying(_) | Phase::Resyncing { .. }) => Health::Warning,
-            (None, _) if self.retry.is_some() => Health::Warning,
+            (None, _) if self.retry.is_some() || self.late => Health::Warning,
             (None, Phase::Delta | Phase::Prepared) => Health::Normal,
         }
     }

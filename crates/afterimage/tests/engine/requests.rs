@@ -179,3 +179,68 @@ async fn disks_of_one_machine_share_their_recovery_points_in_memory_too() {
         assert!(fs::read(path).unwrap() == *image, "{}", path.display());
     }
 }
+
+#[tokio::test]
+async fn application_consistent_points_are_made_while_the_guest_holds_still() {
+    use afterimage::{ApplicationConsistent, QuiesceHook};
+    let fixture = Fixture::new();
+    let said = fixture.path("said");
+    let say = |word: &str| format!("echo {word} >> '{}'", said.display());
+    let policy = Policy {
+        interval: std::time::Duration::from_secs(1),
+        application_consistent: Some(ApplicationConsistent::default()),
+        ..Policy::default()
+    };
+    let hook = QuiesceHook {
+        before: say("hold"),
+        after: say("go on"),
+    };
+    let protection = fixture.vm().policy(policy).quiesce(hook);
+    let (machine, mut notices) = protection.start().await.unwrap();
+    write(&machine, 1);
+    let is_application = || async {
+        let manifest = fixture.replica().await.existing().await.unwrap();
+        let points = manifest.points.iter();
+        points
+            .filter(|point| point.consistency == afterimage_store::Consistency::Application)
+            .count()
+    };
+    loop {
+        until(&mut notices, is_point).await;
+        if is_application().await > 0 {
+            break;
+        }
+    }
+    assert!(machine.stop().await.unwrap());
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(said.starts_with("go on\nhold\ngo on\n"), "{said}");
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_leaves_crash_consistent_points_and_a_warning() {
+    use afterimage::{ApplicationConsistent, QuiesceHook};
+    let fixture = Fixture::new();
+    let policy = Policy {
+        interval: std::time::Duration::from_secs(1),
+        application_consistent: Some(ApplicationConsistent::default()),
+        ..Policy::default()
+    };
+    let hook = QuiesceHook {
+        before: "echo no guest >&2; exit 3".into(),
+        after: "true".into(),
+    };
+    let protection = fixture.vm().policy(policy).quiesce(hook);
+    let (machine, mut notices) = protection.start().await.unwrap();
+    let warned = until(&mut notices, |n| {
+        matches!(n, Notice::CrashConsistentOnly { .. })
+    });
+    let Notice::CrashConsistentOnly { error } = warned.await else {
+        panic!("awaited");
+    };
+    assert!(error.contains("no guest"), "{error}");
+    write(&machine, 2);
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}

@@ -1,7 +1,9 @@
 //! How fast a machine may send, by the hours of the week.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
+use afterimage_block::Length;
 use afterimage_retry::Time;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,44 @@ pub struct BandwidthRule {
     pub to: TimeOfDay,
     /// Bytes a second; `None` is as fast as it goes.
     pub limit: Option<NonZeroU64>,
+}
+
+/// Keeps a sender to a limit: what was sent is paid for with time before more is sent.
+///
+/// ```
+/// use std::num::NonZeroU64;
+/// use std::time::Duration;
+/// use afterimage_block::Length;
+/// use afterimage_replication::Pace;
+/// use afterimage_retry::Time;
+///
+/// let mut pace = Pace::default();
+/// let limit = NonZeroU64::new(1 << 20);
+/// let free = pace.sent(Length::mib(3), limit, Time::ZERO);
+/// assert_eq!(free, Time::new(Duration::from_secs(3)));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    free: Time,
+}
+
+impl Pace {
+    /// Notes that `length` was sent, of which `limit` bytes a second are allowed at `now`, and returns
+    /// when more may be sent. What would take longer than an hour takes an hour: the limit may be
+    /// another one by then.
+    pub fn sent(&mut self, length: Length, limit: Option<NonZeroU64>, now: Time) -> Time {
+        let Some(limit) = limit else {
+            self.free = now;
+            return now;
+        };
+        let nanos = u128::from(length.get()) * 1_000_000_000 / u128::from(limit.get());
+        let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let latest = now + Self::WAIT_MAX;
+        self.free = (self.free.max(now) + takes).min(latest);
+        self.free
+    }
+
+    const WAIT_MAX: Duration = Duration::from_hours(1);
 }
 
 impl Bandwidth {

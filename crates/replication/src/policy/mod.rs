@@ -11,7 +11,7 @@ use afterimage_block::Length;
 use afterimage_retry::Schedule;
 use serde::{Deserialize, Serialize};
 
-pub use bandwidth::{Bandwidth, BandwidthRule};
+pub use bandwidth::{Bandwidth, BandwidthRule, Pace};
 pub use calendar::{InvalidCalendar, TimeOfDay, Weekday, Zone};
 pub use window::Window;
 

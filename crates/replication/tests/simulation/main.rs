@@ -55,6 +55,10 @@ fn the_faults_that_the_model_can_make_all_happen() {
         "suspend",
         "stop",
         "point",
+        "application-consistent point",
+        "crash-consistent only",
+        "late",
+        "on time again",
     ] {
         assert!(
             marks.contains_key(expected),

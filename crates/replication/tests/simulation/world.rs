@@ -1,11 +1,12 @@
 //! Disks of numbered blocks, a primary that crashes, and a replica that applies what it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
 use afterimage_replication::{
-    Action, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy, Position, Request,
-    Scope, Shipment, State, Task, Tracking,
+    Action, ApplicationConsistent, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy,
+    Position, Report, Request, Scope, Shipment, State, Task, Tracking, Window,
 };
 use afterimage_retry::{Class, Time};
 
@@ -62,14 +63,25 @@ pub(crate) struct World {
     faults: bool,
     /// The guests were stopped before the stop was requested.
     stopped: bool,
+    /// The guests hold still for an application-consistent point.
+    still: bool,
+    /// The barriers that found them so.
+    found_still: BTreeSet<Sequence>,
     writes: u32,
     pub(crate) marks: BTreeMap<&'static str, u32>,
 }
 
 impl World {
-    pub(crate) fn new(random: Random) -> Self {
+    pub(crate) fn new(mut random: Random) -> Self {
+        let quiesces = random.chance(50);
+        let application = ApplicationConsistent {
+            every: Duration::from_mins(1),
+            quiesce_max: Duration::from_secs(10),
+        };
         let policy = Policy {
             resync_threshold_percent: 90,
+            resync_window: random.chance(30).then(Window::default),
+            application_consistent: quiesces.then_some(application),
             ..Policy::default()
         };
         let mut machine = Machine::new(policy, vec![Length::new(BLOCKS as u64 * BLOCK); DISKS]);
@@ -92,6 +104,8 @@ impl World {
             replica: Replica::default(),
             faults: true,
             stopped: false,
+            still: false,
+            found_still: BTreeSet::new(),
             writes: 0,
             marks: BTreeMap::new(),
         };
@@ -123,12 +137,16 @@ impl World {
             self.carry_one_out();
             self.wait();
         }
+        // What is under way ends without another timeout.
+        for _ in 0..1_000 {
+            self.carry_one_out();
+        }
     }
 
     pub(crate) fn converged(&self) -> bool {
         let current = self.replica.images.as_ref() == Some(&self.disks);
         let point = self.replica.last_point == self.replica.published;
-        self.machine.state() == State::Replicating && current && point
+        self.machine.state() == State::Replicating && current && point && !self.still
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -143,7 +161,7 @@ impl World {
     }
 
     fn write(&mut self) {
-        if self.stopped {
+        if self.stopped || self.still {
             return;
         }
         let (disk, block) = (self.random.below(DISKS), self.random.below(BLOCKS));
@@ -264,12 +282,18 @@ impl World {
         if self.pending.is_empty() {
             return;
         }
-        let at = self.random.below(self.pending.len());
+        let mut at = self.random.below(self.pending.len());
+        let for_the_guest =
+            |action: &Action| matches!(action, Action::Quiesce { .. } | Action::Thaw);
+        if for_the_guest(&self.pending[at]) {
+            // These are carried out in their order.
+            at = self.pending.iter().position(for_the_guest).unwrap_or(at);
+        }
         let action = self.pending.remove(at);
         let fails = self.faults && self.random.chance(15);
         let task = task_of(&action);
         if let (true, Some(task)) = (fails, task) {
-            if self.random.chance(50) && task != Task::Barrier {
+            if self.random.chance(50) && !matches!(task, Task::Barrier | Task::Quiesce) {
                 self.mark("lost answer");
                 self.carry_out(action);
                 // What is left of a copy ends with its attempt.
@@ -308,6 +332,20 @@ impl World {
                 position: self.replica.published.map_or(Position::Empty, Position::At),
             }),
             Action::Barrier(barrier) => Some(self.barrier(&barrier)),
+            Action::Quiesce { .. } => {
+                self.still = true;
+                // At times the hook hangs, or its answer is lost.
+                let answered = !self.faults || self.random.chance(80);
+                answered.then_some(Event::Quiesced)
+            }
+            Action::Thaw => {
+                self.still = false;
+                None
+            }
+            Action::Report(report) => {
+                self.hear(&report);
+                None
+            }
             Action::Copy { base, point } => self.copy(base, point.is_some()),
             Action::Ship(shipment) => {
                 let logs = self
@@ -316,6 +354,11 @@ impl World {
                     .expect("unshipped logs are kept");
                 let logs = logs.clone();
                 self.check_sequence(&shipment);
+                if shipment.application_consistent {
+                    self.mark("application-consistent point");
+                    let still = self.found_still.contains(&shipment.sequence);
+                    assert!(still && shipment.point, "the guests wrote at {shipment:?}");
+                }
                 self.publish(shipment.sequence, &logs, shipment.point);
                 Some(Event::Shipped)
             }
@@ -368,6 +411,9 @@ impl World {
         self.open
             .insert(barrier.next, Generation::new(barrier.tracking));
         self.barriers.insert(barrier.ends, self.disks.clone());
+        if self.still {
+            self.found_still.insert(barrier.ends);
+        }
         if barrier.snapshot {
             self.mark(if self.copied.is_empty() {
                 "snapshot"
@@ -395,6 +441,18 @@ impl World {
             dropped,
             tracking: barrier.tracking,
         })
+    }
+
+    fn hear(&mut self, report: &Report) {
+        match report {
+            Report::CrashConsistentOnly { .. } => self.mark("crash-consistent only"),
+            Report::RecoveryPointsLate { rpo } => {
+                assert!(*rpo >= Duration::from_mins(15), "{rpo:?} is not late");
+                self.mark("late");
+            }
+            Report::RecoveryPointsOnTime => self.mark("on time again"),
+            _ => {}
+        }
     }
 
     fn open_is_untouched(&self) -> bool {
@@ -515,6 +573,7 @@ fn task_of(action: &Action) -> Option<Task> {
         Action::Ship(_) => Some(Task::Ship),
         Action::Resync { .. } => Some(Task::Resync),
         Action::Prepare => Some(Task::Prepare),
+        Action::Quiesce { .. } => Some(Task::Quiesce),
         _ => None,
     }
 }

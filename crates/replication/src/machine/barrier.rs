@@ -1,0 +1,122 @@
+//! What a barrier makes of the generations.
+
+use afterimage_block::Sequence;
+use afterimage_retry::Time;
+
+use super::{Machine, Phase, Sealed};
+use crate::action::Action;
+use crate::event::{BarrierReached, Ended, Tracking};
+use crate::plan::Ordered;
+use crate::{ResyncReason, Scope};
+
+impl Machine {
+    pub(super) fn quiet(&mut self, now: Time) -> Vec<Action> {
+        let Some(Ordered { barrier, at, .. }) = self.lanes.finish_barrier() else {
+            return Vec::new();
+        };
+        self.lanes.barrier_passed();
+        self.next_barrier = now + self.policy.interval;
+        let mut actions = self.thaw_after(&barrier);
+        actions.extend(self.unchanged_since(at, now));
+        actions
+    }
+
+    pub(super) fn barrier_reached(&mut self, reached: &BarrierReached, now: Time) -> Vec<Action> {
+        let Some(Ordered {
+            barrier,
+            eligible,
+            at,
+        }) = self.lanes.finish_barrier()
+        else {
+            return Vec::new();
+        };
+        self.open = barrier.next;
+        self.tracking = reached.tracking;
+        self.next_barrier = now + self.policy.interval;
+        self.lanes.barrier_passed();
+        self.lanes.open_lengths.clear();
+        self.queue
+            .retain(|sealed| !barrier.dropped.contains(&sealed.sequence));
+        let mut actions = self.thaw_after(&barrier);
+        if !barrier.dropped.is_empty() {
+            actions.push(Action::Discard(barrier.dropped));
+        }
+        if barrier.snapshot {
+            actions.extend(self.snapshot_taken(barrier.ends, reached, at));
+            return actions;
+        }
+        self.note_losses(reached);
+        self.settled = eligible && self.nothing_in_doubt() && self.follows(barrier.ends);
+        let application = self.settled && barrier.application_consistent;
+        if let (true, Some(application)) = (application, self.policy.application_consistent) {
+            self.next_application = at + application.every;
+        }
+        self.enqueue(barrier.ends, reached, self.settled, application, at);
+        let reason = match barrier.tracking {
+            Tracking::MapOnly => ResyncReason::LogOverflow,
+            Tracking::Logging => ResyncReason::LogLost,
+        };
+        if barrier.next == barrier.ends.next() {
+            actions.extend(self.require_resync(reason));
+        } else {
+            actions.extend(self.start_resync(barrier.ends.next(), now));
+        }
+        actions
+    }
+
+    /// Whether generation `sequence` comes right after the newest that waits or is shipped. Where logs
+    /// with nothing in them were lost or dropped nothing is in doubt, and yet no replica makes a
+    /// recovery point across the gap that they leave.
+    pub(super) fn follows(&self, sequence: Sequence) -> bool {
+        let base = match &self.phase {
+            Phase::Copying(copying) => copying.base,
+            _ => None,
+        };
+        let newest = self.queue.back().map(|sealed| sealed.sequence);
+        newest.or(self.durable).or(base).map(Sequence::next) == Some(sequence)
+    }
+
+    pub(super) fn doubt_again(&mut self, scopes: &[Scope]) {
+        for (doubt, scope) in self.doubt.iter_mut().zip(scopes) {
+            doubt.merge(scope);
+        }
+    }
+
+    pub(super) fn note_losses(&mut self, reached: &BarrierReached) {
+        self.doubt_again(&reached.dropped);
+        for (doubt, ended) in self.doubt.iter_mut().zip(&reached.disks) {
+            if let Ended::Lost(scope) = ended {
+                doubt.merge(scope);
+            }
+        }
+    }
+
+    /// Queues what was sealed at barrier `sequence`, unless no disk's log was.
+    pub(super) fn enqueue(
+        &mut self,
+        sequence: Sequence,
+        reached: &BarrierReached,
+        point: bool,
+        application: bool,
+        ordered: Time,
+    ) {
+        let length = |ended: &Ended| match ended {
+            Ended::Sealed(length) => Some(*length),
+            Ended::Lost(_) => None,
+        };
+        if reached.disks.iter().any(|ended| length(ended).is_some()) {
+            self.queue.push_back(Sealed {
+                sequence,
+                time: reached.time,
+                lengths: reached
+                    .disks
+                    .iter()
+                    .map(|e| length(e).unwrap_or_default())
+                    .collect(),
+                point,
+                application,
+                ordered: Some(ordered),
+            });
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The first copy, and what a claim of the replica tells about it.
+
+use afterimage_block::{Epoch, Sequence};
+use afterimage_retry::Time;
+
+use super::{Copying, Machine, Phase};
+use crate::action::Action;
+use crate::event::{BarrierReached, Position, Task};
+use crate::{ResyncReason, Scope};
+
+impl Machine {
+    pub(super) fn claimed(&mut self, epoch: Epoch, position: Position, now: Time) -> Vec<Action> {
+        self.epoch = epoch;
+        self.lanes.claimed = true;
+        match (&self.phase, position) {
+            (Phase::Enabling, Position::Empty) => {
+                self.phase = Phase::Copying(Copying::default());
+                Vec::new()
+            }
+            (Phase::Copying(_), Position::Empty) => Vec::new(),
+            (
+                Phase::Copying(Copying {
+                    base: Some(base), ..
+                }),
+                Position::At(at),
+            ) if at >= *base => {
+                let mut actions = self.copied(now);
+                actions.extend(self.reconcile(at, now));
+                actions
+            }
+            (Phase::Enabling | Phase::Copying(_), Position::At(_)) => self.give_up(
+                Task::Claim,
+                "the replica already holds this machine and the state folder does not know of it: \
+                 use the state folder that belongs to it, or another replica name",
+            ),
+            (_, Position::Empty) => self.give_up(
+                Task::Claim,
+                "the replica is gone: bring it back, or protect the machine anew with an empty \
+                 state folder",
+            ),
+            (_, Position::At(at)) => self.reconcile(at, now),
+        }
+    }
+
+    /// Brings the queue in line with what the replica really has: answers may have been lost.
+    pub(super) fn reconcile(&mut self, at: Sequence, now: Time) -> Vec<Action> {
+        if at >= self.open {
+            return self.give_up(
+                Task::Claim,
+                "the replica is ahead of this state folder, which must be an old copy: use the \
+                 newest one",
+            );
+        }
+        let behind = self.durable.is_some_and(|durable| at < durable);
+        self.durable = Some(at);
+        let mut actions = self.shipped_through(at, now);
+        if let Phase::Resyncing {
+            sequence, scopes, ..
+        } = &mut self.phase
+            && at >= *sequence
+        {
+            // The differences are there, but whether they are all was in the answer that was lost.
+            let scopes = std::mem::take(scopes);
+            self.doubt_again(&scopes);
+            self.end_resync();
+        }
+        if behind {
+            self.doubt.fill(Scope::Everything);
+            actions.extend(self.require_resync(ResyncReason::ReplicaBehind));
+        }
+        actions
+    }
+
+    /// A snapshot of initial replication stands at barrier `ended`.
+    pub(super) fn snapshot_taken(
+        &mut self,
+        ended: Sequence,
+        reached: &BarrierReached,
+        ordered: Time,
+    ) -> Vec<Action> {
+        let Phase::Copying(copying) = &mut self.phase else {
+            return Vec::new();
+        };
+        copying.snapshot = Some((ended, reached.time));
+        copying.ordered = Some(ordered);
+        self.settled = true;
+        if copying.base.is_none() {
+            // The copy is of this barrier: what came before does not matter.
+            copying.base = Some(ended);
+            self.doubt.fill(Scope::NOTHING);
+            let mut moot: Vec<_> = self.queue.drain(..).map(|sealed| sealed.sequence).collect();
+            moot.push(ended);
+            return vec![Action::Discard(moot)];
+        }
+        // The copy began at an older snapshot: it is consistent only from this barrier on.
+        self.queue
+            .iter_mut()
+            .for_each(|sealed| sealed.point = false);
+        self.note_losses(reached);
+        let point = self.nothing_in_doubt() && self.follows(ended);
+        self.enqueue(ended, reached, point, false, ordered);
+        Vec::new()
+    }
+
+    pub(super) fn copied(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = vec![Action::ReleaseSnapshot];
+        if let Phase::Copying(Copying {
+            base: Some(base),
+            snapshot,
+            ordered,
+        }) = self.phase
+        {
+            self.durable = Some(base);
+            if snapshot.is_some_and(|(snapshot, _)| snapshot == base) {
+                actions.extend(self.recoverable_to(ordered, now));
+            }
+        }
+        self.phase = Phase::Delta;
+        actions.extend(self.require_resync(ResyncReason::LogOverflow));
+        actions
+    }
+}

@@ -1,0 +1,90 @@
+//! What fails: tried again by the schedule, or left to a person.
+
+use afterimage_retry::{Class, Decision, Retry, Time};
+
+use super::{Hold, Machine, Phase};
+use crate::action::{Action, Report};
+use crate::event::{Failure, Task};
+
+impl Machine {
+    pub(super) fn failed(&mut self, task: Task, failure: Failure, now: Time) -> Vec<Action> {
+        match task {
+            Task::Barrier => return self.barrier_failed(failure, now),
+            Task::Quiesce => return self.quiesce_failed(failure, now),
+            _ => {}
+        }
+        let Some(started) = self.lanes.finish_transfer(task) else {
+            return Vec::new();
+        };
+        let mut actions = Vec::new();
+        if let (Task::Copy, Phase::Copying(copying)) = (task, &mut self.phase) {
+            // A snapshot grows for as long as it is held; the next attempt takes a new one.
+            copying.snapshot = None;
+            actions.push(Action::ReleaseSnapshot);
+        }
+        if task == Task::Resync {
+            // The differences may be published and only the answer lost: a claim tells.
+            self.lanes.claimed = false;
+        }
+        actions.extend(self.retry_or_give_up(task, failure, started, now));
+        actions
+    }
+
+    pub(super) fn barrier_failed(&mut self, failure: Failure, now: Time) -> Vec<Action> {
+        let Some(ordered) = self.lanes.finish_barrier() else {
+            return Vec::new();
+        };
+        self.lanes.give_up_closing();
+        self.next_barrier = now + self.policy.interval;
+        let mut actions = self.thaw_after(&ordered.barrier);
+        actions.push(Action::Report(Report::RetryAt {
+            task: Task::Barrier,
+            failure,
+            attempt: 2,
+            due: self.next_barrier,
+        }));
+        actions
+    }
+
+    pub(super) fn retry_or_give_up(
+        &mut self,
+        task: Task,
+        failure: Failure,
+        started: Time,
+        now: Time,
+    ) -> Vec<Action> {
+        self.lanes.give_up_closing();
+        let retry = self.retry.get_or_insert(Retry::begin(started));
+        let (class, pause) = (failure.class, failure.retry_after);
+        match retry.failed(&self.policy.retry, class, pause, now) {
+            Decision::RetryAt(due) => vec![Action::Report(Report::RetryAt {
+                task,
+                failure,
+                attempt: retry.attempt(),
+                due,
+            })],
+            Decision::GiveUp(_) => self.become_critical(task, failure),
+        }
+    }
+
+    pub(super) fn give_up(&mut self, task: Task, message: &str) -> Vec<Action> {
+        self.lanes.give_up_closing();
+        let failure = Failure {
+            class: Class::NonRecoverable,
+            retry_after: None,
+            message: message.into(),
+        };
+        self.become_critical(task, failure)
+    }
+
+    /// Nothing is sent from now on; the replica has to be claimed anew before anything is again.
+    pub(super) fn become_critical(&mut self, task: Task, failure: Failure) -> Vec<Action> {
+        self.retry = None;
+        self.lanes.claimed = false;
+        self.hold = Some(Hold::Critical {
+            task,
+            failure: failure.clone(),
+        });
+        vec![Action::Report(Report::GaveUp { task, failure })]
+    }
+}

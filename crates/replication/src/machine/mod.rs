@@ -1,0 +1,296 @@
+//! The protected machine: its state, and what each event makes of it.
+
+mod barrier;
+mod base;
+mod delta;
+mod failure;
+mod quiesce;
+mod resync;
+mod rpo;
+
+use std::collections::VecDeque;
+
+use afterimage_block::{Epoch, Length, Sequence, Timestamp};
+use afterimage_retry::{Retry, Time};
+use serde::{Deserialize, Serialize};
+
+use crate::action::Action;
+use crate::event::{BarrierReached, Event, Failure, Refused, Request, Task, Tracking};
+use crate::plan::Lanes;
+use crate::{Policy, ResyncReason, Scope};
+
+pub(crate) use quiesce::Quiesce;
+
+/// One protected machine on its primary side: all its disks, which share barriers and recovery
+/// points.
+///
+/// A pure value: [`request`](Self::request), [`handle`](Self::handle) and
+/// [`handle_timeout`](Self::handle_timeout) take what happened and the time, and return what is to
+/// be done; nothing else changes it. It serializes whole. The driver makes it durable after each
+/// call and before it carries the actions out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Machine {
+    pub(crate) policy: Policy,
+    pub(crate) sizes: Vec<Length>,
+    pub(crate) epoch: Epoch,
+    pub(crate) phase: Phase,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) tracking: Tracking,
+    /// The generation that takes the writes.
+    pub(crate) open: Sequence,
+    /// Sealed generations that the replica does not have yet, oldest first.
+    pub(crate) queue: VecDeque<Sealed>,
+    /// The newest generation that the replica has.
+    pub(crate) durable: Option<Sequence>,
+    /// What may differ for reasons other than the queue and the open logs, for each disk.
+    pub(crate) doubt: Vec<Scope>,
+    /// Whether the newest barrier is, or will be, a recovery point.
+    pub(crate) settled: bool,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) next_barrier: Time,
+    /// When the next application-consistent point is due.
+    #[serde(default)]
+    pub(crate) next_application: Time,
+    /// The replica could be failed over to the machine as it was then, with all disks.
+    #[serde(default)]
+    pub(crate) recoverable: Option<Time>,
+    /// Whether the owner has been told that recovery points are late.
+    #[serde(default)]
+    pub(crate) late: bool,
+    #[serde(skip)]
+    pub(crate) lanes: Lanes,
+}
+
+/// What the machine is working towards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    Disabled,
+    Enabling,
+    Copying(Copying),
+    Delta,
+    ResyncRequired {
+        reason: ResyncReason,
+        approved: bool,
+    },
+    Resyncing {
+        reason: ResyncReason,
+        /// The number kept free for the log of differences.
+        sequence: Sequence,
+        scopes: Vec<Scope>,
+    },
+    Prepared,
+}
+
+/// How far initial replication is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Copying {
+    /// The barrier of the first snapshot: the deltas go on from it.
+    pub(crate) base: Option<Sequence>,
+    /// The barrier of the snapshot that is held now: the copy is consistent from it on.
+    pub(crate) snapshot: Option<(Sequence, Timestamp)>,
+    /// When that barrier was ordered.
+    #[serde(default)]
+    pub(crate) ordered: Option<Time>,
+}
+
+/// Why nothing is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Hold {
+    Suspended,
+    Critical { task: Task, failure: Failure },
+}
+
+/// A sealed generation that waits to be shipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    pub(crate) sequence: Sequence,
+    pub(crate) time: Timestamp,
+    pub(crate) lengths: Vec<Length>,
+    pub(crate) point: bool,
+    /// Whether the guest was quiesced around the barrier.
+    #[serde(default)]
+    pub(crate) application: bool,
+    /// When the barrier was ordered, or later if nothing was written since: every write that was
+    /// acknowledged before is in this generation or an earlier one.
+    #[serde(default)]
+    pub(crate) ordered: Option<Time>,
+}
+
+impl Machine {
+    /// A machine with disks of these sizes, not yet protected.
+    pub fn new(policy: Policy, sizes: Vec<Length>) -> Self {
+        Self {
+            doubt: vec![Scope::NOTHING; sizes.len()],
+            policy,
+            sizes,
+            epoch: Epoch::ZERO,
+            phase: Phase::Disabled,
+            hold: None,
+            tracking: Tracking::MapOnly,
+            open: Sequence::ZERO.next(),
+            queue: VecDeque::new(),
+            durable: None,
+            settled: false,
+            retry: None,
+            next_barrier: Time::ZERO,
+            next_application: Time::ZERO,
+            recoverable: None,
+            late: false,
+            lanes: Lanes::default(),
+        }
+    }
+
+    /// Goes on after the process ended: `self` as it was last made durable. After an unclean end,
+    /// `recovered` tells what became of the open generation, whose writes were read from the disks
+    /// again; after a clean one there was nothing in it. What had failed is tried again at once, also
+    /// what made it Critical: somebody who starts a machine again has acted.
+    pub fn restart(mut self, recovered: Option<BarrierReached>, now: Time) -> (Self, Vec<Action>) {
+        self.lanes = Lanes::default();
+        self.next_barrier = now + self.policy.interval;
+        self.retry = None;
+        self.hold
+            .take_if(|hold| matches!(hold, Hold::Critical { .. }));
+        match &mut self.phase {
+            Phase::Copying(copying) => copying.snapshot = None,
+            // The machine runs again, so there is more to ship than the last delta.
+            Phase::Prepared => self.phase = Phase::Delta,
+            _ => {}
+        }
+        let mut actions = Vec::new();
+        if self.policy.application_consistent.is_some() {
+            // The guest may have been quiesced when the process ended.
+            actions.push(Action::Thaw);
+        }
+        if let Some(reached) = recovered {
+            let barrier = self.plain_barrier();
+            let eligible = self.phase.follows_base();
+            self.lanes.start_barrier(barrier, eligible, now);
+            actions.extend(self.barrier_reached(&reached, now));
+        }
+        actions.extend(self.plan(now));
+        (self, actions)
+    }
+
+    /// What the owner asks.
+    ///
+    /// # Errors
+    /// [`Refused`] where the state does not admit it; nothing is changed.
+    pub fn request(&mut self, request: Request, now: Time) -> Result<Vec<Action>, Refused> {
+        if !self.allowed().contains(&request) {
+            return Err(Refused {
+                request,
+                state: self.state(),
+                allowed: self.allowed(),
+            });
+        }
+        match request {
+            Request::Enable => self.phase = Phase::Enabling,
+            Request::Suspend => self.hold = Some(Hold::Suspended),
+            Request::Resume => {
+                self.hold = None;
+                self.retry = None;
+            }
+            Request::Resync => self.resync_requested(),
+            Request::Stop => self.lanes.close(),
+        }
+        let mut actions = Vec::new();
+        if request == Request::Stop && self.lanes.quiesce != Quiesce::Idle {
+            // A guest that is stopped need not hold still.
+            actions = self.let_go();
+        }
+        actions.extend(self.plan(now));
+        Ok(actions)
+    }
+
+    /// The requests that the present state admits.
+    pub fn allowed(&self) -> Vec<Request> {
+        let mut allowed = Vec::new();
+        if self.phase == Phase::Disabled {
+            allowed.push(Request::Enable);
+        }
+        match self.hold {
+            None if self.phase != Phase::Disabled => allowed.push(Request::Suspend),
+            None => {}
+            Some(_) => allowed.push(Request::Resume),
+        }
+        if matches!(self.phase, Phase::Delta | Phase::ResyncRequired { .. }) {
+            allowed.push(Request::Resync);
+        }
+        if !self.lanes.is_closing() {
+            allowed.push(Request::Stop);
+        }
+        allowed
+    }
+
+    /// What happened. An answer to an action that is not under way is ignored.
+    pub fn handle(&mut self, event: Event, now: Time) -> Vec<Action> {
+        let mut actions = self.transition(event, now);
+        actions.extend(self.plan(now));
+        actions
+    }
+
+    /// The time of [`next_timeout`](Self::next_timeout) has come.
+    pub fn handle_timeout(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = self.quiesce_expired(now);
+        actions.extend(self.plan(now));
+        actions
+    }
+
+    /// The table: what each event makes of each phase.
+    fn transition(&mut self, event: Event, now: Time) -> Vec<Action> {
+        if event.answers().is_some_and(|task| !self.finish(task)) {
+            return Vec::new();
+        }
+        match (&self.phase, event) {
+            (_, Event::Claimed { epoch, position }) => self.claimed(epoch, position, now),
+            (_, Event::BarrierReached(reached)) => self.barrier_reached(&reached, now),
+            (_, Event::Quiet) => self.quiet(now),
+            (Phase::Copying(_), Event::Copied) => self.copied(now),
+            (_, Event::Shipped) => self.shipped(now),
+            (_, Event::Quiesced) => self.quiesced(),
+            (Phase::Resyncing { .. }, Event::Resynchronized { left }) => {
+                self.resynchronized(&left, now)
+            }
+            (Phase::Delta, Event::Prepared) => {
+                self.phase = Phase::Prepared;
+                Vec::new()
+            }
+            (_, Event::LogsGrew(lengths)) => {
+                self.lanes.open_lengths = lengths;
+                Vec::new()
+            }
+            (_, Event::LogUnreadable { disk }) => self.log_unreadable(disk),
+            (_, Event::LogNearlyFull) => {
+                self.next_barrier = self.next_barrier.min(now);
+                Vec::new()
+            }
+            (_, Event::ChangedUntracked { disk }) => {
+                if let Some(doubt) = self.doubt.get_mut(disk) {
+                    *doubt = Scope::Everything;
+                }
+                self.require_resync(ResyncReason::ChangedUntracked)
+            }
+            (_, Event::Failed { task, failure }) => self.failed(task, failure, now),
+            (_, Event::Copied | Event::Resynchronized { .. } | Event::Prepared) => Vec::new(),
+        }
+    }
+
+    /// Ends the attempt at `task`, if it is under way.
+    fn finish(&mut self, task: Task) -> bool {
+        let finished = self.lanes.finish_transfer(task);
+        if finished.is_some() {
+            self.retry = None;
+        }
+        finished.is_some()
+    }
+
+    /// Puts another policy in force from the next barrier on.
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`](crate::InvalidPolicy) if a value is out of range; nothing is changed.
+    pub fn set_policy(&mut self, policy: Policy) -> Result<(), crate::InvalidPolicy> {
+        policy.validate()?;
+        self.policy = policy;
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Logs with nothing in them that are lost.
+
+use std::time::Duration;
+
+use afterimage_block::Length;
+use afterimage_replication::{Action, Ended, Event, Policy, Scope, Shipment, State};
+use afterimage_retry::Time;
+
+use crate::walk::{Walk, barrier, reached};
+
+fn shipment(actions: &[Action]) -> Shipment {
+    let found = actions.iter().find_map(|action| match action {
+        Action::Ship(shipment) => Some(shipment.clone()),
+        _ => None,
+    });
+    found.expect("it is shipped")
+}
+
+#[test]
+fn no_point_is_made_across_the_gap_they_leave() {
+    let mut walk = Walk::replicating(Policy::default(), Time::ZERO);
+    // The log could not be opened, and nothing was written either: nothing is in doubt.
+    let actions = walk.timeout();
+    let lost = reached(&barrier(&actions), Ended::Lost(Scope::NOTHING));
+    assert_eq!(walk.tell(lost), []);
+    assert_eq!(walk.machine.state(), State::Replicating);
+    // The store takes the next logs across the gap, but makes no point of them.
+    let actions = walk.timeout();
+    let actions = walk.reach(&actions);
+    let across = shipment(&actions);
+    assert!(across.after_loss && !across.point);
+    walk.tell(Event::Shipped);
+    // The one after that is a point again, whether or not something was written.
+    let actions = walk.timeout();
+    assert!(!barrier(&actions).may_be_quiet);
+    let actions = walk.reach(&actions);
+    let next = shipment(&actions);
+    assert!(!next.after_loss && next.point);
+}
+
+#[test]
+fn an_empty_log_that_is_dropped_for_its_size_is_one_of_them() {
+    let mut walk = Walk::replicating(Policy::default(), Time::ZERO);
+    let first = walk.timeout();
+    walk.reach(&first);
+    // Sealed with nothing in it while the first is on its way.
+    let second = walk.timeout();
+    let empty = reached(&barrier(&second), Ended::Sealed(Length::ZERO));
+    walk.tell(empty);
+    let overflow = walk.tell(Event::LogsGrew(vec![Length::mib(1)]));
+    assert_eq!(barrier(&overflow).dropped, [barrier(&second).ends]);
+    walk.reach(&overflow);
+    walk.pass(Duration::from_secs(1));
+    let across = shipment(&walk.tell(Event::Shipped));
+    assert!(across.after_loss && !across.point);
+}

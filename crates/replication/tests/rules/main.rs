@@ -1,0 +1,7 @@
+//! The rules of a policy, one by one, in virtual time.
+
+mod gaps;
+mod hours;
+mod quiesce;
+mod rpo;
+mod walk;

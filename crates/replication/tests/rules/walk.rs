@@ -1,0 +1,80 @@
+//! A machine that is taken to a state, and time that goes on.
+
+use std::time::Duration;
+
+use afterimage_block::{Epoch, Length, Timestamp};
+use afterimage_replication::{
+    Action, Barrier, BarrierReached, Ended, Event, Machine, Policy, Position, Request, Scope, State,
+};
+use afterimage_retry::Time;
+
+pub(crate) struct Walk {
+    pub(crate) machine: Machine,
+    pub(crate) now: Time,
+}
+
+impl Walk {
+    /// A machine with one disk that has just come to replicate by `policy`.
+    pub(crate) fn replicating(policy: Policy, now: Time) -> Self {
+        let machine = Machine::new(policy, vec![Length::mib(1)]);
+        let mut walk = Self { machine, now };
+        let actions = walk.machine.request(Request::Enable, now);
+        assert_eq!(actions, Ok(vec![Action::Claim]));
+        let claimed = Event::Claimed {
+            epoch: Epoch::new(1),
+            position: Position::Empty,
+        };
+        let actions = walk.tell(claimed);
+        walk.reach(&actions);
+        walk.tell(Event::Copied);
+        assert_eq!(walk.machine.state(), State::Replicating);
+        walk
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) -> Vec<Action> {
+        self.machine.handle(event, self.now)
+    }
+
+    /// The next timeout comes.
+    pub(crate) fn timeout(&mut self) -> Vec<Action> {
+        self.now = self.machine.next_timeout().expect("something is awaited");
+        self.machine.handle_timeout(self.now)
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now = self.now + time;
+    }
+
+    /// Reaches the barrier that is among `actions`.
+    pub(crate) fn reach(&mut self, actions: &[Action]) -> Vec<Action> {
+        let reached = reached(&barrier(actions), Ended::Sealed(Length::new(512)));
+        self.tell(reached)
+    }
+
+    /// Reaches it, and the write of a log was lost.
+    pub(crate) fn lose(&mut self, actions: &[Action]) -> Vec<Action> {
+        let reached = reached(&barrier(actions), Ended::Lost(Scope::Everything));
+        self.tell(reached)
+    }
+}
+
+/// The barrier among `actions`.
+pub(crate) fn barrier(actions: &[Action]) -> Barrier {
+    let barriers = actions.iter().filter_map(|action| match action {
+        Action::Barrier(barrier) => Some(barrier.clone()),
+        _ => None,
+    });
+    let barriers: Vec<_> = barriers.collect();
+    assert_eq!(barriers.len(), 1, "{actions:?}");
+    barriers[0].clone()
+}
+
+/// What comes of `barrier`, and of the disk's log.
+pub(crate) fn reached(barrier: &Barrier, disk: Ended) -> Event {
+    Event::BarrierReached(BarrierReached {
+        time: Timestamp::default(),
+        disks: vec![disk],
+        dropped: vec![Scope::NOTHING],
+        tracking: barrier.tracking,
+    })
+}
