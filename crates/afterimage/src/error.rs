@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use afterimage_block::Length;
-use afterimage_replication::{Failure, InvalidPolicy, NotAllowed, Refused};
+use afterimage_replication::{ErrorCode, Failure, InvalidPolicy, JobError, NotAllowed, Refused};
 use afterimage_retry::Class;
 
 /// The result of an operation on a protected machine.
@@ -103,6 +103,25 @@ impl Error {
             Self::NoRoom { .. } => true,
             Self::File { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             _ => false,
+        }
+    }
+
+    /// Why a job failed, for people.
+    pub(crate) fn job_error(&self) -> JobError {
+        use afterimage_store::Error as Store;
+        let code = match self {
+            Self::NoRoom { .. } => ErrorCode::NoRoom,
+            Self::Store(Store::Fenced { .. }) => ErrorCode::Fenced,
+            Self::Store(Store::Refused(_)) | Self::Refused(_) | Self::NotAllowed(_) => {
+                ErrorCode::Refused
+            }
+            Self::Store(Store::Damaged { .. }) => ErrorCode::Damaged,
+            Self::Store(error) if error.is_recoverable() => ErrorCode::Unreachable,
+            _ => ErrorCode::Other,
+        };
+        JobError {
+            code,
+            message: self.to_string(),
         }
     }
 

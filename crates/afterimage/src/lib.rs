@@ -61,7 +61,6 @@ mod driver;
 mod error;
 mod failover;
 mod generations;
-mod job;
 mod machine;
 mod notice;
 mod quiesce;
@@ -75,8 +74,9 @@ mod transfer;
 pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
-    ApplicationConsistent, Bandwidth, BandwidthRule, Health, Policy, Request, ResyncReason, Role,
-    State, Task, TimeOfDay, Weekday, Window, Zone,
+    ApplicationConsistent, Bandwidth, BandwidthRule, ErrorCode, Health, Job, JobError, JobKind,
+    JobState, JobTask, Policy, Progress, Request, ResyncReason, Role, State, Task, TimeOfDay,
+    Weekday, Window, Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
@@ -85,7 +85,6 @@ pub use afterimage_store::{
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
-pub use job::{Job, JobKind, JobState, Progress};
 pub use machine::{ProtectedMachine, Protection};
 pub use notice::Notice;
 pub use quiesce::QuiesceHook;

@@ -17,12 +17,12 @@ use tokio::task::JoinHandle;
 use crate::driver::{Command, Driver};
 use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
-use crate::job::Jobs;
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
 use crate::shared::Shared;
 use crate::state::{Fingerprint, Saved, SavedDisk, StateFolder};
 use crate::{Clock, Error, Result};
+use afterimage_replication::Jobs;
 
 /// Notices that a slow listener may be behind before it misses some.
 const NOTICES: usize = 4096;

@@ -4,7 +4,7 @@ use afterimage_block::{Length, Sequence, Timestamp};
 use afterimage_replication::{Health, ResyncReason, State, Task};
 use serde::{Deserialize, Serialize};
 
-use crate::job::Job;
+use afterimage_replication::Job;
 
 /// Something that the owner of a machine may want to know, in the order in which it happened.
 /// Serialized with its kind in the field `event`.

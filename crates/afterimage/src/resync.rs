@@ -13,11 +13,11 @@ use afterimage_store::{LogEntry, PointDisk, Publication, Writer};
 
 use crate::error::blocking;
 use crate::generations::{self, Disk};
-use crate::job::{JobKind, Progress};
 use crate::notice::Notice;
 use crate::shared::{RunningJob, Shared};
 use crate::transfer::Outcome;
 use crate::{Clock, Error, Result};
+use afterimage_replication::{JobKind, Progress};
 
 /// Signatures that are fetched for one step of a comparison.
 const SIGNATURES: usize = 256;

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::generations::Generations;
-use crate::job::{Job, JobKind, JobState, Jobs, Progress};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
 use crate::state::StateFolder;
 use crate::{Clock, Error};
+use afterimage_replication::{Job, JobKind, JobState, Jobs, Progress};
 
 /// What the driver and its tasks have in common.
 pub(crate) struct Shared {
@@ -128,9 +128,15 @@ impl RunningJob<'_> {
         }
     }
 
+    /// Begins the job's next task.
+    pub(crate) fn step(&self) {
+        self.shared.jobs().step(self.id, Clock::timestamp());
+        self.show();
+    }
+
     /// Ends the job as `result` did, and hands the result on.
     pub(crate) fn end<T>(self, result: Result<T, Error>) -> Result<T, Error> {
-        let outcome = result.as_ref().map(drop).map_err(ToString::to_string);
+        let outcome = result.as_ref().map(drop).map_err(Error::job_error);
         self.shared.jobs().end(self.id, outcome, Clock::timestamp());
         self.show();
         result

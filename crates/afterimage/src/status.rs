@@ -8,8 +8,8 @@ use afterimage_store::{MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
 use crate::Result;
-use crate::job::Job;
 use crate::shared::Kept;
+use afterimage_replication::Job;
 
 /// A primary that is silent for this many intervals is no longer taken to be well.
 const SILENCE: u64 = 20;

@@ -12,10 +12,10 @@ use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint,
 use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::Disk;
-use crate::job::{JobKind, Progress};
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::{Clock, Error, Result};
+use afterimage_replication::{JobKind, Progress};
 
 /// What a transfer tells the machine, and then its owner.
 pub(crate) type Outcome = (Event, Option<Notice>);
@@ -30,11 +30,11 @@ pub(crate) struct Claimed {
 /// must be there.
 pub(crate) async fn claim(shared: &Shared, known: bool) -> Result<Claimed> {
     let job = shared.job(JobKind::EnableProtection, shared.name.to_string());
-    let claimed = try_claim(shared, known).await;
+    let claimed = try_claim(shared, known, &job).await;
     job.end(claimed)
 }
 
-async fn try_claim(shared: &Shared, known: bool) -> Result<Claimed> {
+async fn try_claim(shared: &Shared, known: bool, job: &RunningJob<'_>) -> Result<Claimed> {
     let store = if known {
         Store::open_existing(&shared.replica_url).await?
     } else {
@@ -43,6 +43,7 @@ async fn try_claim(shared: &Shared, known: bool) -> Result<Claimed> {
     if !known {
         check_room(shared, &store)?;
     }
+    job.step();
     let claim = Claim {
         machine: shared.machine,
         session: SessionId::random(),
@@ -134,9 +135,11 @@ pub(crate) async fn copy(
         roots.push(root);
         sent = sent.saturating_add(more);
     }
+    let finalize = shared.job(JobKind::FinalizeProtection, base.to_string());
     let state = shared.kept(Role::Replica, report);
     let recovery = point.map(|time| recovery_point(base, time));
-    writer.publish_base(base, roots, recovery, &state).await?;
+    let published = writer.publish_base(base, roots, recovery, &state).await;
+    finalize.end(published.map_err(Error::from))?;
     let notice = point.map(|time| Notice::RecoveryPoint {
         sequence: base,
         time,
@@ -185,7 +188,7 @@ pub(crate) async fn ship(
     report: PrimaryReport,
 ) -> Result<Outcome> {
     let job = shared.job(JobKind::Delta, shipment.sequence.to_string());
-    let shipped = try_ship(shared, writer, &shipment, report).await;
+    let shipped = try_ship(shared, writer, &shipment, report, &job).await;
     job.end(shipped)
 }
 
@@ -194,6 +197,7 @@ async fn try_ship(
     writer: &Writer,
     shipment: &Shipment,
     report: PrimaryReport,
+    job: &RunningJob<'_>,
 ) -> Result<Outcome> {
     let mut logs = Vec::new();
     let mut predecessors = Vec::new();
@@ -223,6 +227,7 @@ async fn try_ship(
             None => None,
         });
     }
+    job.step();
     let sent = sum(logs.iter().flatten().map(|log| log.length));
     let publication = Publication {
         logs: LogEntry {

@@ -55,6 +55,7 @@
 
 mod action;
 mod event;
+mod job;
 mod machine;
 mod plan;
 mod policy;
@@ -67,6 +68,7 @@ pub use action::{Action, Barrier, Report, Shipment};
 pub use event::{
     BarrierReached, Ended, Event, Failure, Position, Refused, Request, Task, Tracking,
 };
+pub use job::{ErrorCode, Job, JobAction, JobError, JobKind, JobState, JobTask, Jobs, Progress};
 pub use machine::Machine;
 pub use policy::{
     ApplicationConsistent, Bandwidth, BandwidthRule, InvalidCalendar, InvalidPolicy, Pace, Policy,
