@@ -215,8 +215,10 @@ impl Driver {
         match action {
             Action::Claim => {
                 let (known, has_base) = (self.machine.durable(), self.machine.has_base());
+                let epoch = self.machine.epoch();
                 self.spawn(Task::Claim, async move {
-                    let claimed = transfer::claim(&shared, has_base || known.is_some()).await?;
+                    let known = has_base || known.is_some();
+                    let claimed = transfer::claim(&shared, known, epoch).await?;
                     Ok(Done::Claimed(claimed))
                 });
             }

@@ -82,7 +82,7 @@ impl Pass<'_> {
             after_loss: true,
             point: None,
         };
-        let state = self.shared.kept(Role::Replica, report);
+        let state = self.shared.kept(Role::Replica, report, self.writer.epoch());
         self.writer.publish(&publication, &state).await?;
         let notice = Notice::Resync {
             reason,

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use afterimage_block::{Length, MachineId};
+use afterimage_block::{Epoch, Length, MachineId};
 use afterimage_replication::{Pace, Policy, PrimaryReport, ReplicaState, Role};
 use afterimage_store::{MachineName, ReplicaDisk};
 use serde::{Deserialize, Serialize};
@@ -79,13 +79,19 @@ impl Shared {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is kept with the replica from now on.
-    pub(crate) fn kept(&self, role: Role, report: PrimaryReport) -> serde_json::Value {
+    /// What is kept with the replica from now on, which is published in `epoch`.
+    pub(crate) fn kept(
+        &self,
+        role: Role,
+        report: PrimaryReport,
+        epoch: Epoch,
+    ) -> serde_json::Value {
         let ended = |job: &&Job| job.state != JobState::InProgress;
         let kept = Kept {
             replica: ReplicaState {
                 role,
                 primary: Some(report),
+                lineage: epoch,
             },
             jobs: self.jobs().iter().filter(ended).cloned().collect(),
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, ContentDigest, Length, Offset, RunKind, Sequence, SessionId, Timestamp,
+    BlockRead, ContentDigest, Epoch, Length, Offset, RunKind, Sequence, SessionId, Timestamp,
 };
 use afterimage_changelog::SealedLog;
 use afterimage_replication::{Event, Position, PrimaryReport, Role, Shipment};
@@ -26,15 +26,20 @@ pub(crate) struct Claimed {
     pub(crate) position: Position,
 }
 
-/// Checks the prerequisites and claims the replica. Where the machine has a base already, the store
+/// Checks the prerequisites and claims the replica, which was last claimed in `epoch`. Where the machine has a base already, the store
 /// must be there.
-pub(crate) async fn claim(shared: &Shared, known: bool) -> Result<Claimed> {
+pub(crate) async fn claim(shared: &Shared, known: bool, epoch: Epoch) -> Result<Claimed> {
     let job = shared.job(JobKind::EnableProtection, shared.name.to_string());
-    let claimed = try_claim(shared, known, &job).await;
+    let claimed = try_claim(shared, known, epoch, &job).await;
     job.end(claimed)
 }
 
-async fn try_claim(shared: &Shared, known: bool, job: &RunningJob<'_>) -> Result<Claimed> {
+async fn try_claim(
+    shared: &Shared,
+    known: bool,
+    epoch: Epoch,
+    job: &RunningJob<'_>,
+) -> Result<Claimed> {
     let store = if known {
         Store::open_existing(&shared.replica_url).await?
     } else {
@@ -50,8 +55,7 @@ async fn try_claim(shared: &Shared, known: bool, job: &RunningJob<'_>) -> Result
         disks: shared.disks.clone(),
     };
     let admits = |state: &serde_json::Value| {
-        let role = Kept::parse(state)?.replica.role;
-        let admitted = role.admits_primary();
+        let admitted = Kept::parse(state)?.replica.admits(epoch);
         admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))
     };
     let writer = store
@@ -136,7 +140,7 @@ pub(crate) async fn copy(
         sent = sent.saturating_add(more);
     }
     let finalize = shared.job(JobKind::FinalizeProtection, base.to_string());
-    let state = shared.kept(Role::Replica, report);
+    let state = shared.kept(Role::Replica, report, writer.epoch());
     let recovery = point.map(|time| recovery_point(base, time));
     let published = writer.publish_base(base, roots, recovery, &state).await;
     finalize.end(published.map_err(Error::from))?;
@@ -239,7 +243,10 @@ async fn try_ship(
         point: shipped_point(shipment),
     };
     writer
-        .publish(&publication, &shared.kept(Role::Replica, report))
+        .publish(
+            &publication,
+            &shared.kept(Role::Replica, report, writer.epoch()),
+        )
         .await?;
     if shipment.point {
         let notice = Notice::RecoveryPoint {
@@ -287,7 +294,11 @@ pub(crate) async fn prepare(
     report: PrimaryReport,
 ) -> Result<()> {
     let job = shared.job(JobKind::PlannedFailover, through.to_string());
-    let state = shared.kept(Role::PreparedForFailover { through }, report);
+    let state = shared.kept(
+        Role::PreparedForFailover { through },
+        report,
+        writer.epoch(),
+    );
     let set = writer.set_state(&state).await;
     job.end(set.map_err(Error::from))
 }

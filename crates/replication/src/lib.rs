@@ -50,10 +50,15 @@
 //! *A restart is an attempt.* What had failed is tried again at once, also what had made the machine
 //! Critical: whoever starts it again has acted.
 //!
+//! *Directions.* After a failover the machine that was failed over is the primary, by a [`Grant`], and
+//! the former one can follow it as a [`Standby`] and be failed back to. Epochs tell histories apart; what
+//! would be destroyed needs a [`DivergenceToken`].
+//!
 //! *Roles.* The replica's side is [`Role`], a second, smaller machine that lives in the replica's
 //! manifest, where compare-and-swap and epochs keep two primaries apart.
 
 mod action;
+mod direction;
 mod event;
 mod job;
 mod machine;
@@ -65,6 +70,7 @@ mod state;
 mod view;
 
 pub use action::{Action, Barrier, Report, Shipment};
+pub use direction::{DivergenceToken, Grant, InvalidToken, Standby};
 pub use event::{
     BarrierReached, Ended, Event, Failure, Position, Refused, Request, Task, Tracking,
 };

@@ -1,6 +1,6 @@
 //! The replica's side: what it is to its machine, and what its operator may ask of it.
 
-use afterimage_block::{Length, Sequence, Timestamp};
+use afterimage_block::{Epoch, Length, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{Health, State};
@@ -31,6 +31,11 @@ pub enum Role {
         /// The recovery point.
         point: Sequence,
     },
+    /// After that, it follows the machine that was failed over, which has not claimed it yet.
+    Reversed {
+        /// The recovery point of the failover.
+        point: Sequence,
+    },
 }
 
 /// How a replica is failed over.
@@ -49,6 +54,10 @@ pub struct ReplicaState {
     pub role: Role,
     /// The primary's own words; `None` before the first.
     pub primary: Option<PrimaryReport>,
+    /// The newest epoch in which something was published, or in which the direction was reversed. Who
+    /// does not know of it holds another history.
+    #[serde(default)]
+    pub lineage: Epoch,
 }
 
 /// How the primary saw itself when it last wrote to the replica.
@@ -98,7 +107,7 @@ pub struct NotAllowed {
 }
 
 impl NotAllowed {
-    fn new(reason: impl Into<String>, advice: &'static str) -> Self {
+    pub(crate) fn new(reason: impl Into<String>, advice: &'static str) -> Self {
         Self {
             reason: reason.into(),
             advice,
@@ -124,12 +133,14 @@ impl Role {
                     "leave the point out, or make an unplanned failover to an older one",
                 ))
             }
-            (Self::Replica, ReplicaRequest::PlannedFailover { .. }) => Err(NotAllowed::new(
-                "the primary has not been stopped with its last delta shipped",
-                "stop the primary first, or make an unplanned failover",
-            )),
+            (Self::Replica | Self::Reversed { .. }, ReplicaRequest::PlannedFailover { .. }) => {
+                Err(NotAllowed::new(
+                    "the primary has not been stopped with its last delta shipped",
+                    "stop the primary first, or make an unplanned failover",
+                ))
+            }
             (
-                Self::Replica | Self::PreparedForFailover { .. },
+                Self::Replica | Self::PreparedForFailover { .. } | Self::Reversed { .. },
                 ReplicaRequest::UnplannedFailover { point },
             ) => Ok(Self::waiting(FailoverKind::Unplanned, point)),
             // The same again: the first attempt may have been cut short.
@@ -179,7 +190,7 @@ impl Role {
     /// [`NotAllowed`] while it is failed over.
     pub fn admits_primary(self) -> Result<(), NotAllowed> {
         match self {
-            Self::Replica | Self::PreparedForFailover { .. } => Ok(()),
+            Self::Replica | Self::PreparedForFailover { .. } | Self::Reversed { .. } => Ok(()),
             Self::FailedOverWaitingCompletion { point, .. } => Err(NotAllowed::new(
                 format!("the replica is failed over to recovery point {point}"),
                 "cancel the failover to go on replicating",

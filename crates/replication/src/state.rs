@@ -77,6 +77,8 @@ pub enum ResyncReason {
     ReplicaBehind,
     /// Somebody asked for it.
     Requested,
+    /// The direction was reversed: what the machine wrote since its failover is not at the replica.
+    Reversed,
 }
 
 impl fmt::Display for ResyncReason {
@@ -87,6 +89,7 @@ impl fmt::Display for ResyncReason {
             Self::ChangedUntracked => "the disk was changed while nothing tracked it",
             Self::ReplicaBehind => "the replica holds an older state than it once acknowledged",
             Self::Requested => "requested",
+            Self::Reversed => "the direction of replication was reversed",
         })
     }
 }

@@ -1,7 +1,10 @@
 //! Laws of roles and refusals.
 
-use afterimage_block::{Length, Sequence};
-use afterimage_replication::{FailoverKind, Machine, Policy, ReplicaRequest, Request, Role, State};
+use afterimage_block::{Epoch, Length, Sequence};
+use afterimage_replication::{
+    DivergenceToken, FailoverKind, Machine, Policy, ReplicaRequest, ReplicaState, Request, Role,
+    Standby, State,
+};
 use afterimage_retry::Time;
 
 const POINT: Sequence = Sequence::new(7);
@@ -56,4 +59,55 @@ fn a_refused_request_names_what_is_allowed_and_changes_nothing() {
     assert_eq!(refused.state, State::Disabled);
     assert_eq!(refused.allowed, [Request::Enable, Request::Stop]);
     assert_eq!(machine.state(), State::Disabled);
+}
+
+#[test]
+fn a_former_primary_is_shut_out_until_it_follows_with_the_token_of_its_epoch() {
+    let (old, committed) = (Epoch::new(1), Epoch::new(3));
+    let mut replica = ReplicaState {
+        role: Role::FailedOver { point: POINT },
+        primary: None,
+        lineage: old,
+    };
+    assert!(replica.reverse(Epoch::new(2), committed, POINT).is_err());
+    let grant = replica.reverse(committed, committed, POINT).unwrap();
+    assert_eq!(replica.reverse(committed, committed, POINT), Ok(grant));
+    assert!(replica.admits(grant.lineage).is_ok());
+    assert!(replica.admits(old).is_err());
+
+    let follow = |token| Standby::follow(&replica, old, token);
+    let refused = follow(None).unwrap_err().to_string();
+    assert!(refused.contains("discard-epoch-1"), "{refused}");
+    let other: DivergenceToken = "discard-epoch-2".parse().unwrap();
+    assert!(follow(Some(other)).is_err());
+    assert!(follow(Some("discard-epoch-1".parse().unwrap())).is_ok());
+    assert!("discard-epoch-".parse::<DivergenceToken>().is_err());
+    assert!(Standby::follow(&replica, grant.lineage, None).is_err());
+}
+
+#[test]
+fn a_reversed_machine_compares_its_disks_and_goes_on() {
+    use afterimage_replication::{Action, Event, Grant, Position};
+    let grant = Grant {
+        lineage: Epoch::new(3),
+        last: POINT,
+    };
+    let machine = Machine::reversed(Policy::default(), vec![Length::mib(1)], grant);
+    let (mut machine, actions) = machine.restart(None, Time::ZERO);
+    assert_eq!(actions, [Action::Claim]);
+    let claimed = Event::Claimed {
+        epoch: Epoch::new(4),
+        position: Position::At(POINT),
+    };
+    let actions = machine.handle(claimed, Time::ZERO);
+    let [Action::Barrier(barrier)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(barrier.ends, POINT.next());
+    assert_eq!(
+        barrier.next,
+        barrier.ends.next().next(),
+        "differences go between"
+    );
+    assert_eq!(machine.state(), State::WaitingForStartResynchronize);
 }

@@ -235,3 +235,21 @@ async fn a_disk_changed_while_nothing_tracked_it_is_compared() {
     assert!(machine.stop().await.unwrap());
     fixture.assert_replicated().await;
 }
+
+#[tokio::test]
+async fn an_old_copy_of_the_state_is_shut_out() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let state = fixture.path("vm.state/state.json");
+    let old = fs::read(&state).unwrap();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 2);
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    let new = fs::read(&state).unwrap();
+    fs::write(&state, old).unwrap();
+    assert_says(&problem(fixture.vm()).await, "another one published");
+    fs::write(&state, new).unwrap();
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
+}

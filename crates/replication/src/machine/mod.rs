@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::action::Action;
 use crate::event::{BarrierReached, Event, Failure, Refused, Request, Task, Tracking};
 use crate::plan::Lanes;
-use crate::{Policy, ResyncReason, Scope};
+use crate::{Grant, Policy, ResyncReason, Scope};
 
 pub(crate) use quiesce::Quiesce;
 
@@ -137,6 +137,22 @@ impl Machine {
             recoverable: None,
             late: false,
             lanes: Lanes::default(),
+        }
+    }
+
+    /// A machine that was failed over, as the primary from now on: its disks are compared with the
+    /// replica, and then deltas go on. Begun by [`restart`](Self::restart).
+    pub fn reversed(policy: Policy, sizes: Vec<Length>, grant: Grant) -> Self {
+        Self {
+            doubt: vec![Scope::Everything; sizes.len()],
+            phase: Phase::ResyncRequired {
+                reason: ResyncReason::Reversed,
+                approved: true,
+            },
+            epoch: grant.lineage,
+            durable: Some(grant.last),
+            open: grant.last.next(),
+            ..Self::new(policy, sizes)
         }
     }
 
