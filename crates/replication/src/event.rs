@@ -7,7 +7,7 @@ use afterimage_block::{Epoch, Length, Sequence, Timestamp};
 use afterimage_retry::Class;
 use serde::{Deserialize, Serialize};
 
-use crate::{Scope, State};
+use crate::Scope;
 
 /// What the owner of a machine can ask of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,18 +24,6 @@ pub enum Request {
     /// The machine is stopped and takes no more writes: ship the last delta and prepare the replica
     /// for a planned failover.
     Stop,
-}
-
-/// A request that the machine's state does not admit.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {request:?} in state {state}; allowed now: {allowed:?}")]
-pub struct Refused {
-    /// What was asked.
-    pub request: Request,
-    /// The state it was asked in.
-    pub state: State,
-    /// What could be asked instead.
-    pub allowed: Vec<Request>,
 }
 
 /// One of the actions that take time and can fail.

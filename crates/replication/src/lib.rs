@@ -65,15 +65,14 @@ mod machine;
 mod plan;
 mod policy;
 mod replica;
+mod request;
 mod scope;
 mod state;
 mod view;
 
 pub use action::{Action, Barrier, Report, Shipment};
 pub use direction::{DivergenceToken, Grant, InvalidToken, Standby};
-pub use event::{
-    BarrierReached, Ended, Event, Failure, Position, Refused, Request, Task, Tracking,
-};
+pub use event::{BarrierReached, Ended, Event, Failure, Position, Request, Task, Tracking};
 pub use job::{ErrorCode, Job, JobAction, JobError, JobKind, JobState, JobTask, Jobs, Progress};
 pub use machine::Machine;
 pub use policy::{
@@ -81,5 +80,6 @@ pub use policy::{
     TimeOfDay, Weekday, Window, Zone,
 };
 pub use replica::{FailoverKind, NotAllowed, PrimaryReport, ReplicaRequest, ReplicaState, Role};
+pub use request::{Condition, Refused};
 pub use scope::Scope;
 pub use state::{Health, ResyncReason, State};

@@ -2,8 +2,8 @@
 
 use afterimage_block::{Epoch, Length, Sequence};
 use afterimage_replication::{
-    DivergenceToken, FailoverKind, Machine, Policy, ReplicaRequest, ReplicaState, Request, Role,
-    Standby, State,
+    Condition, DivergenceToken, FailoverKind, Machine, Policy, ReplicaRequest, ReplicaState,
+    Request, Role, Standby, State,
 };
 use afterimage_retry::Time;
 
@@ -58,6 +58,9 @@ fn a_refused_request_names_what_is_allowed_and_changes_nothing() {
     let refused = machine.request(Request::Resync, Time::ZERO).unwrap_err();
     assert_eq!(refused.state, State::Disabled);
     assert_eq!(refused.allowed, [Request::Enable, Request::Stop]);
+    assert_eq!(refused.failed, [Condition::Replicating]);
+    let said = refused.to_string();
+    assert!(said.contains("the first copy is done"), "{said}");
     assert_eq!(machine.state(), State::Disabled);
 }
 

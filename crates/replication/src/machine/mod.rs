@@ -15,8 +15,9 @@ use afterimage_retry::{Retry, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::event::{BarrierReached, Event, Failure, Refused, Request, Task, Tracking};
+use crate::event::{BarrierReached, Event, Failure, Request, Task, Tracking};
 use crate::plan::Lanes;
+use crate::request::Refused;
 use crate::{Grant, Policy, ResyncReason, Scope};
 
 pub(crate) use quiesce::Quiesce;
@@ -192,10 +193,12 @@ impl Machine {
     /// # Errors
     /// [`Refused`] where the state does not admit it; nothing is changed.
     pub fn request(&mut self, request: Request, now: Time) -> Result<Vec<Action>, Refused> {
-        if !self.allowed().contains(&request) {
+        let failed = self.failed_conditions(request);
+        if !failed.is_empty() {
             return Err(Refused {
                 request,
                 state: self.state(),
+                failed,
                 allowed: self.allowed(),
             });
         }
@@ -216,26 +219,6 @@ impl Machine {
         }
         actions.extend(self.plan(now));
         Ok(actions)
-    }
-
-    /// The requests that the present state admits.
-    pub fn allowed(&self) -> Vec<Request> {
-        let mut allowed = Vec::new();
-        if self.phase == Phase::Disabled {
-            allowed.push(Request::Enable);
-        }
-        match self.hold {
-            None if self.phase != Phase::Disabled => allowed.push(Request::Suspend),
-            None => {}
-            Some(_) => allowed.push(Request::Resume),
-        }
-        if matches!(self.phase, Phase::Delta | Phase::ResyncRequired { .. }) {
-            allowed.push(Request::Resync);
-        }
-        if !self.lanes.is_closing() {
-            allowed.push(Request::Stop);
-        }
-        allowed
     }
 
     /// What happened. An answer to an action that is not under way is ignored.

@@ -1,0 +1,114 @@
+//! What the owner of a machine may ask of it, and when: one table for requests, refusals and what is
+//! allowed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{Machine, Phase};
+use crate::{Request, State};
+
+/// What must hold for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Condition {
+    /// The machine is not protected.
+    NotProtected,
+    /// It is protected.
+    Protected,
+    /// It is neither suspended nor Critical.
+    Sending,
+    /// It is suspended or Critical.
+    Held,
+    /// The replica has its first copy, and no resynchronization is under way, nor is the machine
+    /// prepared for failover.
+    Replicating,
+    /// It is not being stopped.
+    NotStopping,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotProtected => "the machine is not protected yet",
+            Self::Protected => "the machine is protected",
+            Self::Sending => "it is neither suspended nor critical",
+            Self::Held => "it is suspended or critical",
+            Self::Replicating => "the first copy is done and no resynchronization runs",
+            Self::NotStopping => "it is not being stopped",
+        })
+    }
+}
+
+/// A request that the machine's state does not admit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cannot {request:?} in state {state}, which needs that {}; allowed now: {allowed:?}",
+    list(failed)
+)]
+pub struct Refused {
+    /// What was asked.
+    pub request: Request,
+    /// The state it was asked in.
+    pub state: State,
+    /// What would have to hold, and does not.
+    pub failed: Vec<Condition>,
+    /// What could be asked instead.
+    pub allowed: Vec<Request>,
+}
+
+fn list(conditions: &[Condition]) -> String {
+    let texts: Vec<_> = conditions.iter().map(ToString::to_string).collect();
+    texts.join(" and that ")
+}
+
+impl Request {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Enable,
+        Self::Suspend,
+        Self::Resume,
+        Self::Resync,
+        Self::Stop,
+    ];
+
+    /// What must hold for it.
+    pub const fn conditions(self) -> &'static [Condition] {
+        match self {
+            Self::Enable => &[Condition::NotProtected],
+            Self::Suspend => &[Condition::Protected, Condition::Sending],
+            Self::Resume => &[Condition::Held],
+            Self::Resync => &[Condition::Replicating],
+            Self::Stop => &[Condition::NotStopping],
+        }
+    }
+}
+
+impl Machine {
+    /// The requests that the present state admits.
+    pub fn allowed(&self) -> Vec<Request> {
+        let admitted = |request: &Request| self.failed_conditions(*request).is_empty();
+        Request::ALL.into_iter().filter(admitted).collect()
+    }
+
+    /// What would have to hold for `request`, and does not; nothing where it is allowed.
+    pub fn failed_conditions(&self, request: Request) -> Vec<Condition> {
+        let conditions = request.conditions().iter().copied();
+        conditions
+            .filter(|condition| !self.holds(*condition))
+            .collect()
+    }
+
+    fn holds(&self, condition: Condition) -> bool {
+        match condition {
+            Condition::NotProtected => self.phase == Phase::Disabled,
+            Condition::Protected => self.phase != Phase::Disabled,
+            Condition::Sending => self.hold.is_none(),
+            Condition::Held => self.hold.is_some(),
+            Condition::Replicating => {
+                matches!(self.phase, Phase::Delta | Phase::ResyncRequired { .. })
+            }
+            Condition::NotStopping => !self.lanes.is_closing(),
+        }
+    }
+}
