@@ -8,7 +8,7 @@ use afterimage_block::{
     Change, ContentDigest, DiskId, Epoch, Extent, ExtentSet, Length, MemoryDisk, Offset, Sequence,
     Timestamp,
 };
-use afterimage_changelog::{FileWriter, LogHeader, WriterOptions};
+use afterimage_changelog::{FileWriter, HrlId, HrlOptions, HrlWriter, LogHeader, WriterOptions};
 use afterimage_resync::{
     BlockIndex, BlockSize, Comparer, Error, Session, Signature, SignaturePage,
 };
@@ -22,8 +22,27 @@ fn main() -> Result {
             let name = format!("seed-{number}-{mode}");
             write("changelog_reader", &name, &[&[mode][..], log].concat())?;
         }
+        write(
+            "changelog_salvage",
+            &format!("seed-{number}-whole"),
+            &[&[0][..], log].concat(),
+        )?;
+        // One byte, of a record's payload.
+        let damage = [0x02, 0xF0, 0x00, 0xFF];
+        write(
+            "changelog_salvage",
+            &format!("seed-{number}-damaged"),
+            &[&damage[..], log].concat(),
+        )?;
+    }
+    for (number, log) in hrls()?.iter().enumerate() {
+        for mode in [0, 1] {
+            let name = format!("seed-{number}-{mode}");
+            write("hrl_reader", &name, &[&[mode][..], log].concat())?;
+        }
     }
     noise("changelog_apply", &[64, 512, 2048])?;
+    noise("changelog_merge", &[64, 512, 2048])?;
     noise("intent_log", &[64, 256, 1024])?;
     noise("replication_events", &[256, 1024, 4096])?;
     for (number, history) in histories().iter().enumerate() {
@@ -102,6 +121,31 @@ fn logs() -> Result<Vec<Vec<u8>>> {
     let torn = open[..open.len() - 20].to_vec();
     begin()?.seal(ContentDigest::NONE)?;
     Ok(vec![sealed, open, torn, std::fs::read(&path)?])
+}
+
+/// An HRL that was closed, one without checksums of its data, and the first as it was before.
+fn hrls() -> Result<Vec<Vec<u8>>> {
+    let folder = tempfile::tempdir()?;
+    let make = |name: &str, checksums| -> Result<(Vec<u8>, Vec<u8>)> {
+        let path = folder.path().join(name);
+        let options = HrlOptions::new(HrlId::from_bytes([2; 16]), Timestamp::default());
+        let mut log = HrlWriter::create(&path, &options.with_data_checksums(checksums))?;
+        for (at, data) in [
+            (1000, &[0xA5; 300][..]),
+            (1100, b"after-image"),
+            (0, &[1; 50]),
+        ] {
+            let offset = Offset::new(at);
+            log.append(Change::Write { offset, data }, Timestamp::default())?;
+            log.sync()?;
+        }
+        let open = std::fs::read(&path)?;
+        log.close(Timestamp::default())?;
+        Ok((open, std::fs::read(&path)?))
+    };
+    let (open, closed) = make("1", true)?;
+    let (_, unchecked) = make("2", false)?;
+    Ok(vec![closed, unchecked, open])
 }
 
 /// Ways through the life of a machine: to deltas, through a retry, to a resynchronization, to a stop.

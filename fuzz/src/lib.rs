@@ -10,8 +10,11 @@
 use arbitrary::{Arbitrary, Unstructured};
 
 pub mod changelog_apply;
+pub mod changelog_merge;
 pub mod changelog_reader;
+pub mod changelog_salvage;
 mod changes;
+pub mod hrl_reader;
 pub mod intent_log;
 pub mod nbd_server;
 pub mod replication_events;

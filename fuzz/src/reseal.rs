@@ -1,6 +1,6 @@
 //! Checksums for bytes that a fuzzer changed, so that it reaches what lies behind them.
 //!
-//! Offsets are those of the change log's `FORMAT.md`. The crates' own code is not used: it would not
+//! Offsets are those of the change log's `FORMAT.md` and `HRL.md`. The crates' own code is not used: it would not
 //! write what the fuzzer wants to be read.
 
 use sha2::{Digest, Sha256};
@@ -66,4 +66,67 @@ fn footer(log: &mut [u8], at: usize) {
     trailer[24..28].copy_from_slice(&checksum.to_le_bytes());
     let checksum = crc32fast::hash(&trailer[..28]);
     trailer[28..].copy_from_slice(&checksum.to_le_bytes());
+}
+
+const HRL_HEADER: usize = 4096;
+const HRL_ENTRY: usize = 32;
+
+/// Gives an HRL the checksums and the count that its other bytes ask for: entries, metadata blocks
+/// from the one at its end back, and header.
+pub(crate) fn reseal_hrl(log: &mut [u8]) {
+    if log.len() < HRL_HEADER {
+        return;
+    }
+    log[..8].copy_from_slice(b"msctlog ");
+    let field = |log: &[u8], at: usize| {
+        let bytes = log.get(at..)?.first_chunk()?;
+        usize::try_from(u64::from_le_bytes(*bytes)).ok()
+    };
+    let size = u32::from_le_bytes([log[56], log[57], log[58], log[59]]) as usize;
+    let mut entries = 0;
+    let mut block = field(log, 44).and_then(|end| end.checked_sub(size));
+    while let Some(at) = block.filter(|at| *at >= HRL_HEADER && size >= HRL_ENTRY) {
+        let Some(back) = field(log, at).filter(|_| log.len() - at >= size) else {
+            break;
+        };
+        entries += hrl_block(log, at, size, back);
+        block = at.checked_sub(back).filter(|_| back > 0);
+    }
+    log[96..104].copy_from_slice(&entries.to_le_bytes());
+    hrl_checksum(&mut log[..HRL_HEADER], 40);
+}
+
+/// Gives the metadata block at `at` its checksums, and those of its entries; how many there are.
+fn hrl_block(log: &mut [u8], at: usize, size: usize, back: usize) -> u64 {
+    let mut data = if back == 0 {
+        HRL_HEADER
+    } else {
+        at.saturating_sub(back).saturating_add(size)
+    };
+    let (before, block) = log.split_at_mut(at);
+    let (head, slots) = block[..size].split_at_mut(HRL_ENTRY);
+    let count = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+    hrl_checksum(head, 12);
+    for entry in slots.chunks_exact_mut(HRL_ENTRY).take(count) {
+        let length = u32::from_le_bytes([entry[12], entry[13], entry[14], entry[15]]) as usize;
+        let end = data.saturating_add(length);
+        if let Some(data) = before.get(data..end).filter(|_| entry[21..25] != [0; 4]) {
+            entry[21..25].copy_from_slice(&(!byte_sum(data)).to_le_bytes());
+        }
+        data = end;
+        hrl_checksum(entry, 8);
+    }
+    count.min((size - HRL_ENTRY) / HRL_ENTRY) as u64
+}
+
+/// Puts the checksum of a structure at `field` in it.
+fn hrl_checksum(bytes: &mut [u8], field: usize) {
+    bytes[field..field + 4].fill(0);
+    let sum = byte_sum(bytes);
+    bytes[field..field + 4].copy_from_slice(&(!sum).to_le_bytes());
+}
+
+fn byte_sum(bytes: &[u8]) -> u32 {
+    let sum = |sum: u32, byte: &u8| sum.wrapping_add(u32::from(*byte));
+    bytes.iter().fold(0, sum)
 }

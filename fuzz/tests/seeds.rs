@@ -29,6 +29,21 @@ fn changelog_apply() {
 }
 
 #[test]
+fn changelog_salvage() {
+    replay("changelog_salvage", fuzz::changelog_salvage::check);
+}
+
+#[test]
+fn changelog_merge() {
+    replay("changelog_merge", fuzz::changelog_merge::check);
+}
+
+#[test]
+fn hrl_reader() {
+    replay("hrl_reader", fuzz::hrl_reader::check);
+}
+
+#[test]
 fn intent_log() {
     replay("intent_log", fuzz::intent_log::check);
 }
