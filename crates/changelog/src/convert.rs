@@ -42,7 +42,7 @@ pub fn to_native(
     options: WriterOptions,
     predecessor: ContentDigest,
 ) -> Result<SealedLog> {
-    let mut native = FileWriter::create_new(path, header, options)?;
+    let mut native = FileWriter::create_new(path, header, options)?.digesting();
     let written = log.changes(&mut |time, change| native.append(change, time).map(drop));
     let result = written.and_then(|()| native.seal(predecessor));
     result.inspect_err(|_: &Error| discard_file(path))

@@ -6,7 +6,7 @@ use afterimage_block::Length;
 use bytes::Bytes;
 
 use crate::file::LogFile;
-use crate::{Error, LogHeader, Record, RecordHeader, Result};
+use crate::{Error, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result};
 
 /// A native log file of which records are read by their position, each proved.
 #[derive(Debug)]
@@ -39,20 +39,29 @@ impl<'a> RecordFile<'a> {
         RecordHeader::parse(head, at, size).map_err(|error| error.in_file(self.file.path()))
     }
 
-    /// The record at `at`.
-    pub(crate) fn record(&self, at: u64) -> Result<Record> {
-        let mut head = [0; RecordHeader::LEN];
-        self.file.read(&mut head, at)?;
-        let header = self.parse(&head, at)?;
-        // At most PAYLOAD_MAX, which parsing has checked.
-        let mut payload = vec![0; header.payload.to_usize().unwrap_or_default()];
+    /// The record at `at`, read at once if its payload is not longer than `likely`.
+    pub(crate) fn record(&self, at: u64, likely: u64) -> Result<Record> {
+        let likely = usize::try_from(likely.min(PAYLOAD_MAX.get())).unwrap_or_default();
+        let mut bytes = Vec::new();
         self.file
-            .read(&mut payload, at + RecordHeader::LEN as u64)?;
+            .read_up_to(&mut bytes, at, RecordHeader::LEN + likely)?;
+        let Some(head) = bytes.first_chunk::<{ RecordHeader::LEN }>().copied() else {
+            let error = Error::damaged(at, "the file ends before its log does");
+            return Err(error.in_file(self.file.path()));
+        };
+        let header = self.parse(&head, at)?;
+        let read = bytes.len();
+        // At most PAYLOAD_MAX, which parsing has checked.
+        let length = RecordHeader::LEN + header.payload.to_usize().unwrap_or_default();
+        bytes.resize(length, 0);
+        if let Some(rest) = bytes.get_mut(read..) {
+            self.file.read(rest, at + read as u64)?;
+        }
+        let payload = Bytes::from(bytes).split_off(RecordHeader::LEN);
         if !header.verify(&head, &payload, self.salt) {
             let error = Error::damaged(at, "the record's checksum does not match");
             return Err(error.in_file(self.file.path()));
         }
-        let payload = Bytes::from(payload);
         Ok(Record {
             at,
             header,

@@ -1,6 +1,6 @@
 //! Where the newest state of every changed byte is, and the footer that keeps it.
 
-use afterimage_block::{ContentDigest, Extent, ExtentMap, Length, Offset, Slice};
+use afterimage_block::{ContentDigest, Extent, Length, Offset, Slice};
 
 use crate::fields::{all_zero, bytes_at, put, u32_at, u64_at};
 use crate::record::Kind;
@@ -74,26 +74,32 @@ pub struct Summary {
 /// The resolved index of a sealed log: disjoint pieces in the order of the disk, the newest record
 /// winning.
 #[derive(Clone, Debug, Default)]
-pub struct Index(pub(crate) ExtentMap<Stored>);
+pub struct Index(pub(crate) Vec<(Extent, Stored)>);
 
 impl Index {
     /// The pieces, in the order of the disk.
     pub fn iter(&self) -> impl Iterator<Item = Piece> {
         self.0
             .iter()
-            .map(|(extent, stored)| Piece::new(extent, *stored))
+            .map(|(extent, stored)| Piece::new(*extent, *stored))
     }
 
     /// The pieces of `extent`, cut to fit, in order.
     pub fn within(&self, extent: Extent) -> impl Iterator<Item = Piece> {
-        self.0
-            .within(extent)
-            .map(|(extent, stored)| Piece::new(extent, stored))
+        let first = self
+            .0
+            .partition_point(|(run, _)| run.end() <= extent.start());
+        let from = self.0.get(first..).unwrap_or_default().iter();
+        from.map_while(move |(run, stored)| {
+            let part = run.intersection(extent)?;
+            let cut = part.start().checked_since(run.start())?;
+            Some(Piece::new(part, stored.advanced(cut)))
+        })
     }
 
     /// The number of pieces.
     pub fn pieces(&self) -> usize {
-        self.0.runs()
+        self.0.len()
     }
 
     /// The bytes of the footer, for records that end at `footer_at`, and of the trailer behind it.
@@ -107,7 +113,7 @@ impl Index {
         put(&mut bytes, 64, summary.predecessor.as_bytes());
         let resized = summary.resized.map_or(0, Length::get);
         put(&mut bytes, 96, &resized.to_le_bytes());
-        for (extent, stored) in self.0.iter() {
+        for (extent, stored) in &self.0 {
             let mut piece = [0; PIECE];
             put(&mut piece, 0, &extent.start().get().to_le_bytes());
             put(&mut piece, 8, &extent.length().get().to_le_bytes());
@@ -147,7 +153,7 @@ impl Index {
         if bytes_at::<4>(head, 0) != FOOTER_MAGIC || !reserved || !counted {
             return Err(damaged(0, "the footer contradicts itself"));
         }
-        let mut index = ExtentMap::new();
+        let mut index = Vec::with_capacity(count);
         let mut end = Offset::ZERO;
         for (number, bytes) in pieces.chunks_exact(PIECE).enumerate() {
             let at = FOOTER + number * PIECE;
@@ -155,7 +161,7 @@ impl Index {
                 .filter(|(extent, _)| extent.start() >= end && extent.end().get() <= size.get())
                 .ok_or_else(|| damaged(at, "the index contradicts itself"))?;
             end = extent.end();
-            index.insert(extent, stored);
+            index.push((extent, stored));
         }
         let summary = Summary {
             records: u64_at(head, 8),

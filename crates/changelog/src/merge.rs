@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
-use afterimage_block::{Change, ContentDigest, Extent, ExtentMap, Length, Slice};
+use afterimage_block::{Change, ContentDigest, Extent, Length, Slice};
 
 use crate::convert::discard_file;
 use crate::index::Stored;
 use crate::pool::RecordPool;
 use crate::record::Kind;
 use crate::{Error, FileWriter, LogHeader, Record, Result, SealedLog, WriterOptions};
+
+/// The records that are held until they are written: few enough to stay in the cache.
+const BATCH: u64 = 256 << 10;
+
+/// A run of the disk and where its newest state is.
+type Run = (Extent, Source);
 
 /// A run of a record of one of several logs.
 #[derive(Clone, Copy, Debug)]
@@ -54,18 +60,12 @@ pub fn merge(
     for log in logs.iter().take(rest.len()) {
         check_keeps_size(log)?;
     }
-    let mut newest = ExtentMap::new();
-    for (log, sealed) in logs.iter().enumerate() {
-        for (extent, stored) in sealed.index()?.0.iter() {
-            let stored = *stored;
-            newest.insert(extent, Source { log, stored });
-        }
-    }
+    let newest = newest(&logs, 0)?;
     let header = LogHeader {
         last: rest.last().unwrap_or(first).header().last,
         ..*first.header()
     };
-    let mut merged = FileWriter::create_new(path, header, options)?;
+    let mut merged = FileWriter::create_new(path, header, options)?.digesting();
     let copied = copy(&newest, RecordPool::new(logs), &mut merged);
     let last = rest.last().unwrap_or(first);
     copied
@@ -126,20 +126,82 @@ fn copy_resize(last: &SealedLog, merged: &mut FileWriter) -> Result<()> {
     })
 }
 
-fn copy(
-    newest: &ExtentMap<Source>,
-    mut records: RecordPool<'_>,
-    merged: &mut FileWriter,
-) -> Result<()> {
-    for (extent, source) in newest.iter() {
-        let record = records.record(source.log, source.stored.record)?;
-        let change = newest_of(&record, extent, source.stored).ok_or_else(|| {
-            let reason = "the record is not the one that the index names";
-            Error::damaged(record.at, reason).in_file(records.path(source.log))
-        })?;
-        merged.append(change, record.time())?;
+/// The newest state of each byte that `logs` change, in the order of the disk. The first of them is
+/// number `first` of all.
+///
+/// Indexes are in that order already, so putting one over another is going through both at once.
+fn newest(logs: &[&SealedLog], first: usize) -> Result<Vec<Run>> {
+    if let [log] = logs {
+        let source = |stored| Source { log: first, stored };
+        let pieces = log.index()?.0.into_iter();
+        return Ok(pieces
+            .map(|(extent, stored)| (extent, source(stored)))
+            .collect());
     }
-    Ok(())
+    let (older, newer) = logs.split_at(logs.len() / 2);
+    let older = newest(older, first)?;
+    Ok(overlay(older, newest(newer, first + logs.len() / 2)?))
+}
+
+/// The runs of `newer`, and of `older` what they leave.
+fn overlay(older: Vec<Run>, newer: Vec<Run>) -> Vec<Run> {
+    let mut all = Vec::with_capacity(older.len() + newer.len());
+    let mut newer = newer.into_iter().peekable();
+    for (whole, source) in older {
+        let mut rest = Some(whole);
+        while let Some(left) = rest
+            && let Some((over, _)) = newer.peek().filter(|(over, _)| over.start() < left.end())
+        {
+            let before = Extent::between(left.start(), over.start());
+            all.extend(before.map(|part| cut(part, whole, source)));
+            rest = Extent::between(left.start().max(over.end()), left.end());
+            if over.end() <= left.end() {
+                all.extend(newer.next());
+            }
+        }
+        all.extend(rest.map(|part| cut(part, whole, source)));
+    }
+    all.extend(newer);
+    all
+}
+
+/// The `part` of a run.
+fn cut(part: Extent, whole: Extent, source: Source) -> Run {
+    let skipped = part.start().checked_since(whole.start());
+    (part, source.advanced(skipped.unwrap_or_default()))
+}
+
+/// Copies what is newest, many records in one write: each is read, proved, and written while it is in
+/// the cache.
+fn copy(newest: &[Run], mut records: RecordPool<'_>, merged: &mut FileWriter) -> Result<()> {
+    let (mut batch, mut held) = (Vec::new(), 0);
+    for (extent, source) in newest {
+        let Source { log, stored } = *source;
+        let data = match stored.kind {
+            Kind::Write => stored.skip.saturating_add(extent.length().get()),
+            _ => 0,
+        };
+        let record = records.record(log, stored.record, data)?;
+        if newest_of(&record, *extent, stored).is_none() {
+            let reason = "the record is not the one that the index names";
+            return Err(Error::damaged(record.at, reason).in_file(records.path(log)));
+        }
+        held += record.length();
+        batch.push((record, *extent, stored));
+        if held >= BATCH {
+            append(&batch, merged)?;
+            batch.clear();
+            held = 0;
+        }
+    }
+    append(&batch, merged)
+}
+
+fn append(batch: &[(Record, Extent, Stored)], merged: &mut FileWriter) -> Result<()> {
+    let changes = batch.iter().filter_map(|(record, extent, stored)| {
+        Some((newest_of(record, *extent, *stored)?, record.time()))
+    });
+    merged.append_batch(&changes.collect::<Vec<_>>()).map(drop)
 }
 
 /// What `record` does to `extent`, if that is what the index says.

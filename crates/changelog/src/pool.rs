@@ -31,15 +31,15 @@ impl<'a> RecordPool<'a> {
         }
     }
 
-    /// The record at `at` in log number `log`.
-    pub(crate) fn record(&mut self, log: usize, at: u64) -> Result<Record> {
+    /// The record at `at` in log number `log`, whose payload is at least as long as `likely`.
+    pub(crate) fn record(&mut self, log: usize, at: u64, likely: u64) -> Result<Record> {
         let kept = self
             .recent
             .iter()
             .position(|(of, record)| (*of, record.at) == (log, at));
         let used = match kept {
             Some(position) => self.recent.remove(position),
-            None => (log, self.open(log)?.record(at)?),
+            None => (log, self.open(log)?.record(at, likely)?),
         };
         if self.recent.len() == RECORDS_MAX {
             self.recent.remove(0);

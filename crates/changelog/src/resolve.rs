@@ -68,7 +68,8 @@ impl Resolver {
     /// The index of all changes.
     pub(crate) fn finish(mut self) -> Index {
         self.settle();
-        Index(self.newest)
+        let runs = self.newest.iter();
+        Index(runs.map(|(extent, stored)| (extent, *stored)).collect())
     }
 }
 
@@ -104,7 +105,8 @@ mod tests {
                 }
             }
             let index = resolver.finish();
-            prop_assert!(index.0.iter().eq(expected.iter()));
+            let expected: Vec<_> = expected.iter().map(|(extent, stored)| (extent, *stored)).collect();
+            prop_assert!(index.0 == expected);
         }
     }
 }

@@ -155,7 +155,7 @@ impl<'a, 'f> Search<'a, 'f> {
 
     /// The record at `at`, if there is one that may come next.
     fn prove(&mut self, at: u64) -> Result<Option<Record>> {
-        match self.log.record(at) {
+        match self.log.record(at, 0) {
             Ok(record) => {
                 let fits = at + record.length() <= self.end;
                 let later = record.header.lsn.get() >= self.next_lsn;
