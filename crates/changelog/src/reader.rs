@@ -36,6 +36,17 @@ impl Record {
         }
     }
 
+    /// The label of a bookmark; `None` if it is another record.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is no text.
+    pub fn label(&self) -> Result<Option<&str>> {
+        match self.header.kind {
+            Kind::Bookmark => label(&self.payload, self.at).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// When it was logged.
     pub fn time(&self) -> Timestamp {
         self.header.time
@@ -45,6 +56,11 @@ impl Record {
     pub fn length(&self) -> u64 {
         (RecordHeader::LEN + self.payload.len()) as u64
     }
+}
+
+/// The label in the payload of the bookmark at `at`.
+pub(crate) fn label(payload: &[u8], at: u64) -> Result<&str> {
+    std::str::from_utf8(payload).map_err(|_| Error::damaged(at, "the label is no text"))
 }
 
 /// How the records of a log end.

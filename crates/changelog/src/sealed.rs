@@ -12,7 +12,7 @@ use crate::apply::{Applied, apply_pieces};
 use crate::fields::all_zero;
 use crate::file::LogFile;
 use crate::index::Stored;
-use crate::reader::{Record, StreamReader, Tail};
+use crate::reader::{Record, StreamReader, Tail, label};
 use crate::resolve::Resolver;
 use crate::writer::io_error;
 use crate::{BarrierMark, Error, Index, Kind, LogHeader, Result, Summary, Trailer};
@@ -61,8 +61,10 @@ impl SealedLog {
                 return Err(Error::damaged(record, "a change follows a resize"));
             }
             resized = header.resized.or(resized);
-            if header.kind == Kind::Barrier {
-                BarrierMark::parse(&bytes, record)?;
+            match header.kind {
+                Kind::Barrier => drop(BarrierMark::parse(&bytes, record)?),
+                Kind::Bookmark => drop(label(&bytes, record)?),
+                _ => {}
             }
             if let Some(extent) = header.extent {
                 let kind = header.kind;

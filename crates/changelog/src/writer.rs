@@ -228,9 +228,7 @@ impl FileWriter {
         if let Some(mark) = record.barrier()? {
             return self.barrier(&mark, time);
         }
-        let label = std::str::from_utf8(&record.payload);
-        let no_text = |_| Error::damaged(record.at, "the label is no text");
-        self.bookmark(label.map_err(no_text)?, time)
+        self.bookmark(record.label()?.unwrap_or_default(), time)
     }
 
     /// Refuses changes with `payloads` unless there is room for all of them.

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use afterimage_block::{Change, ContentDigest, Extent, Length, MemoryDisk, Offset, Timestamp};
+use afterimage_block::{Change, ContentDigest, Extent, Length, Lsn, MemoryDisk, Offset, Timestamp};
 use afterimage_changelog::{
     BarrierMark, ChangeLog, Consistency, Error, FileWriter, GroupId, Kind, LogHeader, SealedLog,
     WriterOptions, merge,
@@ -114,23 +114,37 @@ fn logs_follow_and_merge_up_to_a_resize() {
     assert!(matches!(error.cause(), Error::Resized { .. }), "{error}");
 }
 
-/// Checksums that match do not make a barrier of anything.
-#[test]
-fn a_barrier_that_makes_no_sense_is_refused() {
+/// Seals a log of what `append` appends, one record, and opens it with byte `at` of the record's
+/// payload changed to `byte`, and the record's checksum to that of the new bytes.
+fn with_byte(append: impl Fn(&mut FileWriter) -> Lsn, at: usize, byte: u8) -> Error {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     let mut log = FileWriter::create(&path, header(1, 1), WriterOptions::default()).unwrap();
-    log.barrier(&mark(""), TIME).unwrap();
+    append(&mut log);
     let log = log.seal(ContentDigest::NONE).unwrap();
     let mut bytes = std::fs::read(log.path()).unwrap();
-    // Consistency 1 becomes 9, and the checksum of the record that of the new bytes.
-    bytes[128 + 48 + 16] = 9;
+    bytes[128 + 48 + at] = byte;
     let salt = u32::from_le_bytes(bytes[124..128].try_into().unwrap());
+    let payload = log.summary().payload.to_usize().unwrap();
     let mut crc = crc32fast::Hasher::new_with_initial(salt);
     crc.update(&bytes[128..128 + 44]);
-    crc.update(&bytes[128 + 48..128 + 72]);
+    crc.update(&bytes[128 + 48..][..payload]);
     bytes[128 + 44..128 + 48].copy_from_slice(&crc.finalize().to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
-    let error = SealedLog::open(&path).unwrap_err();
+    SealedLog::open(&path).unwrap_err()
+}
+
+/// Checksums that match do not make a barrier of anything.
+#[test]
+fn a_barrier_that_makes_no_sense_is_refused() {
+    // Consistency 1 becomes 9.
+    let error = with_byte(|log| log.barrier(&mark(""), TIME).unwrap(), 16, 9);
     assert!(matches!(error, Error::Damaged { at: 128, .. }), "{error}");
+}
+
+#[test]
+fn a_label_that_is_no_text_is_refused() {
+    let error = with_byte(|log| log.bookmark("label", TIME).unwrap(), 2, 0xFF);
+    assert!(matches!(error, Error::Damaged { at: 128, .. }), "{error}");
+    assert!(error.to_string().contains("no text"), "{error}");
 }
