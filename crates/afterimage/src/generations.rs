@@ -122,6 +122,7 @@ impl OpenDisk {
         sequences.retain(|sequence| *sequence >= first);
         // The intent file of the open generation exists before any write of it.
         if !sequences.contains(&first) {
+            tracing::warn!(disk = %self.saved.path.display(), %first, "no intents: all is in doubt");
             return Ok(Scope::Everything);
         }
         let mut all = Scope::NOTHING;
@@ -146,12 +147,14 @@ impl OpenDisk {
             }
             Err(error) => {
                 tracing::warn!(disk = %self.saved.path.display(), %error, "a log is lost");
-                self.lost(Scope::Extents(extents))
+                self.lost(Scope::Extents(extents), sequence)
             }
         }
     }
 
-    fn lost(&mut self, scope: Scope) -> Ended {
+    /// Ends a generation without a log. What there is of one would only be taken for one later.
+    fn lost(&mut self, scope: Scope, sequence: Sequence) -> Ended {
+        remove(&log_path(&self.logs, sequence));
         self.saved.predecessor = ContentDigest::NONE;
         Ended::Lost(scope)
     }
@@ -254,7 +257,7 @@ pub(crate) fn recover(
                 bytes = bytes.saturating_add(extents.total());
                 disk.end_again(extents, open, epoch)
             }
-            (_, scope) => disk.lost(scope),
+            (_, scope) => disk.lost(scope, open),
         };
         reached.disks.push(ended);
     }
@@ -369,7 +372,7 @@ impl Generations {
         let (time, finished) = self.exchange(barrier, next)?;
         let ended = self.disks.iter().zip(finished);
         let ended = ended
-            .map(|(disk, (finished, log))| disk.end(finished, log))
+            .map(|(disk, (finished, log))| disk.end(finished, log, barrier.ends))
             .collect();
         if barrier.next != barrier.ends.next() {
             // The differences of a resynchronization come in between.
@@ -472,8 +475,10 @@ impl Disk {
 
     /// Seals the log of a generation that a barrier ended, once the disk is durable: only then may
     /// the generation's intents be forgotten.
-    fn end(&self, finished: Finished, log: Option<SharedLog>) -> Ended {
+    fn end(&self, finished: Finished, log: Option<SharedLog>, sequence: Sequence) -> Ended {
         let lost = |scope| {
+            // What there is of it would only be taken for a log later.
+            remove(&self.log_path(sequence));
             *lock(&self.predecessor) = ContentDigest::NONE;
             Ended::Lost(scope)
         };
@@ -512,7 +517,10 @@ impl Disk {
             let extents = SealedLog::open(&path).and_then(|log| log.extents());
             scope.merge(&match extents {
                 Ok(extents) => Scope::Extents(self.in_blocks(&extents)),
-                Err(_) => Scope::Everything,
+                Err(error) => {
+                    tracing::warn!(%error, "a dropped log is unreadable: all is in doubt");
+                    Scope::Everything
+                }
             });
         }
         scope
