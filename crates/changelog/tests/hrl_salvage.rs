@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use afterimage_block::{Change, Doubt, Extent, Length, MemoryDisk, Offset, Timestamp};
-use afterimage_changelog::{Error, Gap, HrlId, HrlLog, HrlOptions, HrlWriter};
+use afterimage_changelog::{Error, Gap, HrlHeader, HrlId, HrlLog, HrlOptions, HrlWriter};
 use proptest::prelude::*;
 
 const SIZE: u64 = 64 << 10;
@@ -259,4 +259,32 @@ fn a_chain_is_put_in_order_and_anything_else_refused() {
     }
     b.check_follows(&a).unwrap();
     assert!(a.check_follows(&b).is_err());
+}
+
+/// A header of a metadata block at `at`, whose predecessor is the log's first.
+fn forged_head(at: usize) -> [u8; 32] {
+    let mut head = [0; 32];
+    head[..8].copy_from_slice(&(at as u64 - HrlHeader::LEN as u64).to_le_bytes());
+    head[20] = 1; // reserved, so that it proves nothing
+    let sum: u32 = head.iter().map(|byte| u32::from(*byte)).sum();
+    head[12..16].copy_from_slice(&(!sum).to_le_bytes());
+    head
+}
+
+/// Each 32 bytes of a write look like the header of a metadata block. What would take too long to
+/// prove is given up, and said to be unknown.
+#[test]
+fn forged_data_is_not_proved_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = HrlHeader::LEN + 4096;
+    for (heads, entries) in [(8, 1), (2000, 0)] {
+        let path = folder.path().join(heads.to_string());
+        let data: Vec<u8> = (0..heads)
+            .flat_map(|n| forged_head(first + n * 32))
+            .collect();
+        drop(write(&path, &options(), &[(0, data, true)]));
+        let salvaged = HrlLog::salvage(&path).unwrap();
+        assert_eq!(salvaged.log.summary().entries, entries, "{heads}");
+        assert!(matches!(salvaged.unknown, Doubt::Everything { .. }));
+    }
 }

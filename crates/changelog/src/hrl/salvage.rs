@@ -16,6 +16,9 @@ use crate::{Gap, Result};
 const WINDOW: usize = 1 << 20;
 /// A metadata block's header.
 const HEAD: usize = 32;
+/// How many times the length of the log may be read to prove what looks like a metadata block. Data
+/// that was forged to look like nothing else would have to be read thousands of times.
+const BUDGET: u64 = 16;
 
 /// What was salvaged of an HRL.
 #[derive(Clone, Debug)]
@@ -39,7 +42,8 @@ impl HrlLog {
     /// believed if its checksums match, what is reserved in it is zero, its distance to the block
     /// before it is the one that it says, and its entries' data fills exactly what is between. The
     /// format has nothing that a disk's data could not imitate, so a guest that knows the layout can
-    /// forge writes to its own disk here; do not salvage what can be replicated anew.
+    /// forge writes to its own disk here; do not salvage what can be replicated anew. What looks like
+    /// metadata and is not is read up to 16 times the log's length; what follows then is given up.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io); [`Error::InFile`](crate::Error::InFile) if not even the
@@ -126,13 +130,14 @@ fn search(file: &LogFile<'_>, header: &HrlHeader, limit: u64) -> Result<Vec<Plac
     let mut found = Vec::new();
     let mut before = None;
     let mut data_at = BODY;
+    let budget = &mut file.length().saturating_mul(BUDGET);
     loop {
-        let mut next = next_block(file, header, before, data_at, limit)?;
+        let mut next = next_block(file, header, before, data_at, limit, budget)?;
         if next.is_none() && found.is_empty() {
             // Writers begin with an empty block. It may be damaged, and the next one still says
             // that it was there.
             let after = BODY + u64::from(header.metadata_size);
-            next = next_block(file, header, Some(BODY), after, limit)?;
+            next = next_block(file, header, Some(BODY), after, limit, budget)?;
         }
         let Some(placed) = next else {
             return Ok(found);
@@ -150,6 +155,7 @@ fn next_block(
     before: Option<u64>,
     from: u64,
     limit: u64,
+    budget: &mut u64,
 ) -> Result<Option<Placed>> {
     let limit = limit.min(file.length());
     let last = limit.checked_sub(header.metadata_size.into());
@@ -161,10 +167,14 @@ fn next_block(
                 return Ok(None);
             }
             let back = before.map_or(0, |before| at - before);
-            if u64_at(head, 0) == back
-                && u32_at(head, 12) == checksum_around(head, 12)
-                && let Some(placed) = prove(file, header, at)?
-            {
+            if u64_at(head, 0) != back || u32_at(head, 12) != checksum_around(head, 12) {
+                continue;
+            }
+            let Some(left) = budget.checked_sub(header.metadata_size.into()) else {
+                return Ok(None);
+            };
+            *budget = left;
+            if let Some(placed) = prove(file, header, at)? {
                 return Ok(Some(placed));
             }
         }
