@@ -22,22 +22,23 @@
 //! | | 4 KiB records | 64 KiB records |
 //! | --- | --- | --- |
 //! | append: bare `writev` | 1 | 1 |
-//! | bare `writev`, 1 MiB at a time | 1.90 | 0.99 |
-//! | `FileWriter::append` | 1.01 | 0.98 |
-//! | `FileWriter::append_batch`, 1 MiB | 1.51 | 0.84 |
-//! | okaywal, commitlog | 1.35, 0.92 | 0.84, 0.89 |
+//! | bare `writev`, 1 MiB at a time | 1.65 | 1.04 |
+//! | `FileWriter::append` | 0.92 | 1.00 |
+//! | `FileWriter::append_batch`, 1 MiB | 1.43 | 1.03 |
+//! | okaywal, commitlog | 1.38, 0.95 | 0.92, 0.93 |
 //! | read: bare CRC-32 | 1 | 1 |
-//! | `Reader` | 0.95 | 0.98 |
+//! | `Reader` | 0.91 | 1.03 |
 //! | prove: bare SHA-256 | 1 | 1 |
-//! | bare reads and SHA-256 | 0.84 | 0.80 |
-//! | `FileWriter::seal` | 0.80 | 0.75 |
-//! | `SealedLog::open` | 0.78 | 0.77 |
-//! | apply: bare reads and writes | 1 | 1 |
-//! | `SealedLog::apply` | 0.93 | 1.00 |
+//! | bare reads and SHA-256 | 0.82 | 0.90 |
+//! | `FileWriter::seal` | 0.85 | 0.76 |
+//! | `SealedLog::open` | 0.73 | 0.86 |
+//! | apply: bare writes | 1 | 1 |
+//! | bare reads and writes | 0.35 | 0.39 |
+//! | `SealedLog::apply` | 0.38 | 0.39 |
 //! | merge: bare reads and writes | 1 | 1 |
-//! | and their CRC-32 and SHA-256 | 0.54 | 0.46 |
-//! | bare SHA-256 | 1.26 | 0.87 |
-//! | `merge` | 0.47 | 0.44 |
+//! | and their CRC-32 and SHA-256 | 0.52 | 0.41 |
+//! | bare SHA-256 | 1.16 | 0.72 |
+//! | `merge` | 0.46 | 0.38 |
 
 use std::fs::File;
 use std::hint::black_box;
