@@ -55,9 +55,11 @@
 //! does them, so that no task can have been done that is not recorded. [`Run::begun`] then names those
 //! whose end is unknown: the caller finds out and calls [`Run::finish`], or [`Run::again`] for one that
 //! is proved not to have happened.
+//!
+//! A saved run has a format number; one that is damaged, or of another format, is refused as a whole.
 
 mod plan;
 mod run;
 
 pub use plan::{Action, Error, Group, OnError, Plan};
-pub use run::{Kind, Run, State, Task, TaskError, Work};
+pub use run::{Kind, Outcome, Run, SavedError, State, Task, TaskError, Work};

@@ -28,6 +28,16 @@ pub enum Work {
     Action(Action),
 }
 
+/// What came of a task, in words for the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It is done: with what result.
+    Done(String),
+    /// It failed: why.
+    Failed(String),
+}
+
 /// How far a task is. Times are milliseconds on the caller's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,8 +55,8 @@ pub enum State {
         begun: u64,
         /// When it ended.
         at: u64,
-        /// Why it failed, if it did.
-        error: Option<String>,
+        /// What came of it.
+        outcome: Outcome,
     },
 }
 
@@ -70,18 +80,78 @@ pub struct Task {
 #[error("task {0} is not under way")]
 pub struct TaskError(pub usize);
 
-/// A run of a plan; serialize it after each call that changes it.
+/// The format in which runs are saved.
+const FORMAT: u32 = 1;
+
+/// A run of a plan; serialize it after each call that changes it. What is read back is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Saved")]
 pub struct Run {
+    format: u32,
     kind: Kind,
     on_error: OnError,
     tasks: Vec<Task>,
+}
+
+/// A run as it was read, before it is believed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    format: u32,
+    kind: Kind,
+    on_error: OnError,
+    tasks: Vec<Task>,
+}
+
+/// Why what was read is not a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SavedError {
+    /// Another release's format.
+    #[error("a run of format {0} is not known here")]
+    Format(u32),
+    /// The task at this place has another's number, or stands behind a later stage.
+    #[error("task {0} is not at its place")]
+    Order(usize),
+    /// A task has begun although one of an earlier stage has not ended.
+    #[error("task {0} began before its time")]
+    Early(usize),
+}
+
+impl TryFrom<Saved> for Run {
+    type Error = SavedError;
+
+    fn try_from(saved: Saved) -> Result<Self, SavedError> {
+        if saved.format != FORMAT {
+            return Err(SavedError::Format(saved.format));
+        }
+        let (mut stage, mut open) = (0, None);
+        for (place, task) in saved.tasks.iter().enumerate() {
+            if task.id != place || task.stage < stage {
+                return Err(SavedError::Order(place));
+            }
+            stage = task.stage;
+            if open.is_some_and(|open| open < stage) && task.state != State::Waiting {
+                return Err(SavedError::Early(place));
+            }
+            if open.is_none() && !task.ended() {
+                open = Some(stage);
+            }
+        }
+        Ok(Self {
+            format: saved.format,
+            kind: saved.kind,
+            on_error: saved.on_error,
+            tasks: saved.tasks,
+        })
+    }
 }
 
 impl Run {
     /// A run that has begun nothing. The plan is copied: a later change of the file is without effect.
     pub fn new(plan: &Plan, kind: Kind) -> Self {
         let mut run = Self {
+            format: FORMAT,
             kind,
             on_error: plan.on_error,
             tasks: Vec::new(),
@@ -145,8 +215,7 @@ impl Run {
 
     /// The first stage that is not over, unless a failure before it stops the run.
     fn next_stage(&self) -> Option<usize> {
-        let open = |task: &&Task| !matches!(task.state, State::Ended { .. });
-        let stage = self.tasks.iter().find(open)?.stage;
+        let stage = self.tasks.iter().find(|task| !task.ended())?.stage;
         let stopped = self.on_error == OnError::Stop
             && self
                 .tasks
@@ -171,14 +240,36 @@ impl Run {
     ///
     /// # Errors
     /// The task is not under way.
-    pub fn finish(&mut self, id: usize, now: u64, error: Option<String>) -> Result<(), TaskError> {
+    pub fn finish(&mut self, id: usize, now: u64, outcome: Outcome) -> Result<(), TaskError> {
         let (task, begun) = self.under_way(id)?;
         task.state = State::Ended {
             begun,
             at: now,
-            error,
+            outcome,
         };
         Ok(())
+    }
+
+    /// Milliseconds from the first task's begin to the last one's end: the recovery time, as far as
+    /// the run is. `None` as long as none has ended. Zero if the clock went back.
+    pub fn elapsed(&self) -> Option<u64> {
+        let times = |task: &Task| match task.state {
+            State::Ended { begun, at, .. } => Some((begun, at)),
+            State::Waiting | State::Begun { .. } => None,
+        };
+        let first = self
+            .tasks
+            .iter()
+            .filter_map(times)
+            .map(|(begun, _)| begun)
+            .min()?;
+        let last = self
+            .tasks
+            .iter()
+            .filter_map(times)
+            .map(|(_, at)| at)
+            .max()?;
+        Some(last.saturating_sub(first))
     }
 
     /// Takes a begun task back, so that [`Run::begin`] hands it out again. Only for a task that is
@@ -201,8 +292,64 @@ impl Run {
 }
 
 impl Task {
+    /// Whether it ended, well or not.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, State::Ended { .. })
+    }
+
     /// Whether it ended with an error.
     pub fn failed(&self) -> bool {
-        matches!(self.state, State::Ended { error: Some(_), .. })
+        matches!(
+            &self.state,
+            State::Ended {
+                outcome: Outcome::Failed(_),
+                ..
+            }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two stages: `a` ended, then `b` waits.
+    const SAVED: &str = r#"{"format":1,"kind":"test","on_error":"stop","tasks":[
+        {"id":0,"stage":0,"group":"g","work":{"machine":"a"},
+         "state":{"ended":{"begun":5,"at":9,"outcome":{"done":"fine"}}}},
+        {"id":1,"stage":1,"group":"g","work":{"machine":"b"},"state":"waiting"}]}"#;
+
+    fn read(text: &str) -> Result<Run, String> {
+        serde_json::from_str(text).map_err(|error: serde_json::Error| error.to_string())
+    }
+
+    #[test]
+    fn a_saved_run_of_this_format_is_read_for_ever() {
+        let run = read(SAVED).expect("a run");
+        assert_eq!(run.elapsed(), Some(4));
+        assert!(!run.is_over());
+        let again = serde_json::to_string(&run).expect("serializes");
+        assert_eq!(again, SAVED.replace(['\n', ' '], ""));
+    }
+
+    #[test]
+    fn a_damaged_run_is_not_believed() {
+        let damaged = |from: &str, to: &str| read(&SAVED.replacen(from, to, 1)).expect_err(to);
+        assert!(damaged("\"format\":1", "\"format\":2").contains("format 2"));
+        assert!(damaged("\"id\":1", "\"id\":0").contains("task 1 is not at its place"));
+        assert!(damaged("\"stage\":0", "\"stage\":2").contains("task 1 is not at its place"));
+        assert!(damaged("\"waiting\"", "\"asleep\"").contains("asleep"));
+        let early = SAVED
+            .replace("\"waiting\"", r#"{"begun":{"at":3}}"#)
+            .replacen(
+                r#"{"ended":{"begun":5,"at":9,"outcome":{"done":"fine"}}}"#,
+                "\"waiting\"",
+                1,
+            );
+        assert!(
+            read(&early)
+                .expect_err("early")
+                .contains("task 1 began before")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use afterimage_plan::{Action, Kind, OnError, Plan, Run, State, Work};
+use afterimage_plan::{Action, Kind, OnError, Outcome, Plan, Run, Work};
 use proptest::prelude::*;
 
 const PLAN: &str = "name = 'p'
@@ -14,6 +14,14 @@ after = [{ pause = { message = 'look' } }]
 name = 'b'
 before = [{ command = { argv = ['true'], limit_secs = 5 } }]
 machines = ['b1', 'b2']";
+
+fn done() -> Outcome {
+    Outcome::Done("done".into())
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed("failed".into())
+}
 
 proptest! {
     #[test]
@@ -30,8 +38,7 @@ proptest! {
                 *handed_out.entry(task.id).or_insert(0) += 1;
                 let before = run.tasks().iter().filter(|other| other.stage < task.stage);
                 for other in before {
-                    let ended = matches!(other.state, State::Ended { .. });
-                    prop_assert!(ended, "{} began before {}", task.id, other.id);
+                    prop_assert!(other.ended(), "{} began before {}", task.id, other.id);
                     prop_assert!(go_on || !other.failed(), "began after a failure");
                 }
             }
@@ -47,9 +54,9 @@ proptest! {
                 break;
             }
             let id = *pick.get(&begun);
-            let error = (failure == 0).then(|| "failed".to_owned());
-            prop_assert!(run.finish(id, now, error.clone()).is_ok());
-            prop_assert!(run.finish(id, now, error).is_err());
+            let outcome = if failure == 0 { failed() } else { done() };
+            prop_assert!(run.finish(id, now, outcome.clone()).is_ok());
+            prop_assert!(run.finish(id, now, outcome).is_err());
             prop_assert!(run.again(id).is_err());
         }
         prop_assert!(handed_out.values().all(|times| *times == 1));
@@ -60,12 +67,12 @@ proptest! {
 fn a_pause_waits_for_the_operator() {
     let mut run = Run::new(&Plan::parse(PLAN).expect("a plan"), Kind::Planned);
     for task in run.begin(0) {
-        run.finish(task.id, 1, None).expect("under way");
+        run.finish(task.id, 1, done()).expect("under way");
     }
     let pause = run.begin(2).pop().expect("the pause");
     assert!(matches!(pause.work, Work::Action(Action::Pause { .. })));
     assert!(run.begin(3).is_empty() && !run.is_over());
-    run.finish(pause.id, 4, None).expect("under way");
+    run.finish(pause.id, 4, done()).expect("under way");
     assert_eq!(run.begin(5).len(), 1);
 }
 
