@@ -8,6 +8,8 @@
 #[path = "changelog/mod.rs"]
 pub mod changelog;
 mod guest;
+#[path = "recovery_plan/mod.rs"]
+pub mod recovery_plan;
 #[path = "resync/mod.rs"]
 pub mod resync;
 mod table;

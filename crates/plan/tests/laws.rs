@@ -23,10 +23,22 @@ fn failed() -> Outcome {
     Outcome::Failed("failed".into())
 }
 
+/// Whether the process dies in this step, and if so on which side of the run's becoming durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crash {
+    No,
+    BeforeSave,
+    AfterSave,
+}
+
+fn crashes() -> impl Strategy<Value = Crash> {
+    prop::sample::select(vec![Crash::No, Crash::BeforeSave, Crash::AfterSave])
+}
+
 proptest! {
     #[test]
     fn order_holds_and_nothing_happens_twice(
-        steps in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..8_u8), 0..40),
+        steps in prop::collection::vec((any::<prop::sample::Index>(), crashes(), 0..8_u8), 0..40),
         go_on in any::<bool>(),
     ) {
         let mut plan = Plan::parse(PLAN).expect("a plan");
@@ -34,7 +46,14 @@ proptest! {
         let mut run = Run::new(&plan, Kind::Unplanned);
         let mut handed_out = BTreeMap::new();
         for (now, (pick, crash, failure)) in (0_u64..).zip(steps) {
-            for task in run.begin(now) {
+            let saved = serde_json::to_string(&run).expect("serializes");
+            let tasks = run.begin(now);
+            if crash == Crash::BeforeSave {
+                // What was not saved was not done: the run of before goes on.
+                run = serde_json::from_str(&saved).expect("reads back");
+                continue;
+            }
+            for task in tasks {
                 *handed_out.entry(task.id).or_insert(0) += 1;
                 let before = run.tasks().iter().filter(|other| other.stage < task.stage);
                 for other in before {
@@ -42,7 +61,7 @@ proptest! {
                     prop_assert!(go_on || !other.failed(), "began after a failure");
                 }
             }
-            if crash {
+            if crash == Crash::AfterSave {
                 let saved = serde_json::to_string(&run).expect("serializes");
                 let read: Run = serde_json::from_str(&saved).expect("reads back");
                 prop_assert_eq!(&read, &run);

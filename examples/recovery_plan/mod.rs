@@ -1,0 +1,216 @@
+//! The commands of the example `recovery_plan`.
+
+mod journal;
+mod report;
+mod work;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use afterimage::{MachineName, Store};
+use afterimage_plan::{Kind, Outcome, Plan, Run, Task, Work};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::task::JoinSet;
+
+use self::journal::Journal;
+use self::work::Site;
+
+/// Fail the machines of a recovery plan over. Exit codes: 0 done, 1 something failed, 2 usage,
+/// 3 the operator is waited for.
+#[derive(Parser)]
+#[command(name = "recovery_plan")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check a plan against the machines of a store.
+    Validate {
+        /// The plan, TOML.
+        plan: PathBuf,
+        /// Where the replicas are.
+        #[arg(long)]
+        replica: String,
+    },
+    /// Fail the machines over.
+    Run {
+        #[command(flatten)]
+        start: Start,
+        /// Planned needs stopped primaries; unplanned fences them off.
+        #[arg(long, value_enum, default_value_t = Failover::Unplanned)]
+        kind: Failover,
+    },
+    /// Fail the machines over as a test, which changes nothing.
+    Test {
+        #[command(flatten)]
+        start: Start,
+    },
+    /// Go on with a run that waits for the operator, or was cut short.
+    Resume {
+        /// The plan.
+        plan: PathBuf,
+        /// This task, a pause or a command that was cut short, is done.
+        #[arg(long, conflicts_with = "again")]
+        done: Option<usize>,
+        /// This command, which was cut short, is to be run again.
+        #[arg(long)]
+        again: Option<usize>,
+    },
+    /// Show what became of each task.
+    Report {
+        /// The plan.
+        plan: PathBuf,
+        /// Print the run as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct Start {
+    /// The plan, TOML. How far the run is stands beside it, in PLAN.run.
+    plan: PathBuf,
+    /// Where the replicas are.
+    #[arg(long)]
+    replica: String,
+    /// The folder for the images, MACHINE/NAME.raw each.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Failover {
+    Planned,
+    Unplanned,
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors; nowhere to write to is not ours to mend.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match obey(arguments.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("recovery_plan: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn obey(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Validate { plan, replica } => {
+            validated(&plan, &Store::open_existing(&replica).await?).await?;
+            println!("the plan is good, and all of its machines are in the store");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run { start, kind } => {
+            let kind = match kind {
+                Failover::Planned => Kind::Planned,
+                Failover::Unplanned => Kind::Unplanned,
+            };
+            begin(start, kind).await
+        }
+        Command::Test { start } => begin(start, Kind::Test).await,
+        Command::Resume { plan, done, again } => resume(&plan, done, again).await,
+        Command::Report { plan, json } => {
+            let (site, run) = journal::read(&plan)?;
+            report::print(&site, &run, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+async fn validated(path: &Path, store: &Store) -> Result<Plan> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let plan = Plan::parse(&text).with_context(|| path.display().to_string())?;
+    let machines = store.machines().await?;
+    plan.validate(machines.iter().map(MachineName::as_str))?;
+    Ok(plan)
+}
+
+async fn begin(start: Start, kind: Kind) -> Result<ExitCode> {
+    let store = Store::open_existing(&start.replica).await?;
+    let plan = validated(&start.plan, &store).await?;
+    let site = Site {
+        replica: start.replica,
+        out: std::path::absolute(start.out)?,
+    };
+    for machine in plan.groups.iter().flat_map(|group| &group.machines) {
+        let folder = site.out.join(machine);
+        ensure!(!folder.exists(), "{} is there already", folder.display());
+    }
+    let mut journal = Journal::create(&start.plan, site, Run::new(&plan, kind))?;
+    proceed(&mut journal, &store).await
+}
+
+async fn resume(plan: &Path, done: Option<usize>, again: Option<usize>) -> Result<ExitCode> {
+    let mut journal = Journal::open(plan)?;
+    let store = Store::open_existing(&journal.site().replica).await?;
+    if let Some(id) = done.or(again) {
+        let machine = |task: &&Task| task.id == id && matches!(task.work, Work::Machine(_));
+        ensure!(
+            journal.run().begun().find(machine).is_none(),
+            "task {id} is a machine's: whether it is done is seen from its images"
+        );
+    }
+    if let Some(id) = done {
+        journal.finish(id, Outcome::Done("ended by the operator".into()))?;
+    }
+    if let Some(id) = again {
+        journal.change(|run| Ok(run.again(id)?))?;
+    }
+    // A failover can be asked for again: it goes on where it was.
+    let machines: Vec<usize> = journal.run().begun().filter_map(machine_id).collect();
+    for id in machines {
+        journal.change(|run| Ok(run.again(id)?))?;
+    }
+    proceed(&mut journal, &store).await
+}
+
+fn machine_id(task: &Task) -> Option<usize> {
+    matches!(task.work, Work::Machine(_)).then_some(task.id)
+}
+
+/// Does what may begin, until the run is over or waits for the operator.
+async fn proceed(journal: &mut Journal, store: &Store) -> Result<ExitCode> {
+    loop {
+        let waiting: Vec<Task> = journal.run().begun().cloned().collect();
+        if !waiting.is_empty() {
+            waiting.iter().for_each(report::waits);
+            return Ok(ExitCode::from(3));
+        }
+        let tasks = journal.begin()?;
+        if tasks.is_empty() {
+            break;
+        }
+        let mut under_way = JoinSet::new();
+        for task in tasks.iter().filter(|task| !work::is_pause(task)) {
+            let (kind, site, store) = (journal.run().kind(), journal.site().clone(), store.clone());
+            let task = task.clone();
+            under_way
+                .spawn(async move { (task.id, work::outcome(&task, kind, &site, &store).await) });
+        }
+        while let Some(ended) = under_way.join_next().await {
+            let (id, outcome) = ended?;
+            journal.finish(id, outcome)?;
+            report::ended(&journal.run().tasks()[id]);
+        }
+    }
+    if journal.run().tasks().iter().any(Task::failed) {
+        bail!("not all tasks succeeded; `report` shows them");
+    }
+    println!("the plan is done");
+    Ok(ExitCode::SUCCESS)
+}
