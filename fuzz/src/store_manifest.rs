@@ -54,7 +54,7 @@ pub fn check(input: &[u8]) {
                 after_loss: false,
                 fences: true,
             };
-            fixture.run(check_manifest(fixture, json.to_vec(), &setting));
+            fixture.run(check_manifest(fixture, json, &setting));
         }
         Some((_, bytes)) => {
             let Some((setting, edits)) = head_and_parts::<Setting, Edit>(bytes, EDITS_MAX) else {
@@ -65,7 +65,7 @@ pub fn check(input: &[u8]) {
                 edit.apply(&mut manifest);
             }
             let json = serde_json::to_vec(&manifest).expect("a value can be written");
-            fixture.run(check_manifest(fixture, json, &setting));
+            fixture.run(check_manifest(fixture, &json, &setting));
         }
         None => {}
     }
@@ -76,14 +76,18 @@ pub fn true_manifest() -> Vec<u8> {
     serde_json::to_vec(&Fixture::get().manifest).expect("a value can be written")
 }
 
-async fn check_manifest(fixture: &Fixture, json: Vec<u8>, setting: &Setting) {
-    let store = fixture.store_with(&json).await;
+async fn check_manifest(fixture: &Fixture, json: &[u8], setting: &Setting) {
+    let sealed = fixture::sealed(json);
+    let store = fixture.store_with(&sealed).await;
     let replica = store.replica();
     let Ok(manifest) = replica.existing().await else {
         assert!(replica.open_point(Sequence::new(1)).await.is_err());
         assert!(replica.claim(claim(None), |_| Ok(())).await.is_err());
         assert!(fence(&replica).await.is_err());
-        assert!(store.manifest().await == json, "a refusal changes nothing");
+        assert!(
+            store.manifest().await == sealed,
+            "a refusal changes nothing"
+        );
         return;
     };
     selects(&manifest);
@@ -95,7 +99,10 @@ async fn check_manifest(fixture: &Fixture, json: Vec<u8>, setting: &Setting) {
             .await
             .is_err()
     );
-    assert!(store.manifest().await == json, "a refusal changes nothing");
+    assert!(
+        store.manifest().await == sealed,
+        "a refusal changes nothing"
+    );
     let ours = claim(Some((&manifest, manifest.machine)));
     if let Ok(writer) = replica.claim(ours, |_| Ok(())).await {
         assert!(writer.epoch() > manifest.fence.epoch);

@@ -4,12 +4,13 @@ use afterimage_block::{
     ContentDigest, DiskId, Epoch, Length, MachineId, Sequence, SessionId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::layout::{Birth, Node};
 use crate::{Error, MachineName, Result};
 
 /// The format of stores and manifests that this release writes and reads.
-pub(crate) const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 3;
 /// No manifest is longer: it grows with recovery points and logs, which retention bounds.
 pub(crate) const LENGTH_MAX: u64 = 64 << 20;
 
@@ -155,6 +156,15 @@ fn increases((base, logs): History<'_>) -> bool {
     all.is_sorted_by(|a, b| a < b)
 }
 
+/// The length of a manifest's seal.
+const SEAL: usize = 66;
+
+/// What follows a manifest's JSON: without it one flipped bit, on the way to a writer, could make
+/// another manifest that reads as well, and that the writer would put in the place of the true one.
+fn seal_of(json: &[u8]) -> Vec<u8> {
+    format!("\n{}\n", ContentDigest::new(Sha256::digest(json).into())).into()
+}
+
 impl Manifest {
     /// Reads a manifest, and checks that it does not contradict itself.
     pub(crate) fn parse(bytes: &[u8], name: &MachineName) -> Result<Self> {
@@ -164,13 +174,21 @@ impl Manifest {
         }
         let object = crate::layout::manifest(name);
         let damaged = |reason: &dyn std::fmt::Display| Error::damaged(&object, reason);
-        let version: Version = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
-        if version.format != FORMAT {
-            return Err(Error::OtherFormat {
-                found: version.format,
-            });
+        let (json, seal) = bytes.split_at(bytes.len().saturating_sub(SEAL));
+        // Format 2 had no seal.
+        let version: Option<Version> = [json, bytes]
+            .into_iter()
+            .find_map(|json| serde_json::from_slice(json).ok());
+        match version {
+            Some(Version { format }) if format != FORMAT => {
+                return Err(Error::OtherFormat { found: format });
+            }
+            _ => {}
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+        if seal != seal_of(json) {
+            return Err(damaged(&"its seal does not match"));
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(|error| damaged(&error))?;
         match manifest.contradiction(name) {
             None => Ok(manifest),
             Some(reason) => Err(damaged(&reason)),
@@ -215,7 +233,10 @@ impl Manifest {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Only maps with keys that are not strings could fail, and there are none.
-        serde_json::to_vec(self).unwrap_or_default()
+        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        let seal = seal_of(&bytes);
+        bytes.extend(seal);
+        bytes
     }
 
     /// Whether the disks at barrier `sequence` can be read.

@@ -441,6 +441,26 @@ async fn restore(replica: &Replica, sequence: u64) -> Result<(), Error> {
         .await
 }
 
+/// A flipped bit of a digest or a number still reads as JSON, and used to be written back for good.
+#[tokio::test]
+async fn no_flipped_bit_of_a_manifest_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    Primary::new().copy(&writer, 1).await;
+    let path = folder.path().join("machines/web-01/manifest.json");
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &flipped).unwrap();
+        assert!(replica.manifest().await.is_err(), "byte {at}");
+        let changed = writer.set_state(&serde_json::Value::Null).await;
+        assert!(changed.is_err(), "byte {at}");
+        assert!(std::fs::read(&path).unwrap() == flipped, "byte {at}");
+    }
+}
+
 #[tokio::test]
 async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
     let folder = tempfile::tempdir().unwrap();
@@ -457,10 +477,10 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
     let text = String::from_utf8(whole.clone()).unwrap();
-    let newer = text.replacen("\"format\":2", "\"format\":3", 1);
+    let newer = text.replacen("\"format\":3", "\"format\":4", 1);
     std::fs::write(&path, &newer).unwrap();
     let error = replica.claim(claim(), |_| Ok(())).await.unwrap_err();
-    assert!(matches!(error, Error::OtherFormat { found: 3 }), "{error}");
+    assert!(matches!(error, Error::OtherFormat { found: 4 }), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     let other = text.replacen("web-01", "web-02", 1);
     std::fs::write(&path, other).unwrap();
@@ -468,6 +488,11 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
         replica.manifest().await,
         Err(Error::Damaged { .. })
     ));
+    std::fs::write(&path, &whole).unwrap();
+    let before_seals = r#"{"format":2,"commit":"none"}"#;
+    std::fs::write(&path, before_seals).unwrap();
+    let error = replica.manifest().await.unwrap_err();
+    assert!(matches!(error, Error::OtherFormat { found: 2 }), "{error}");
     std::fs::write(&path, &whole).unwrap();
     std::fs::write(folder.path().join("afterimage.json"), r#"{"format":9}"#).unwrap();
     let error = Store::open(folder.path().to_str().unwrap())

@@ -16,6 +16,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::scratch;
@@ -120,7 +121,7 @@ impl Fixture {
             predecessor = publish(&writer, *sequence, step, predecessor).await;
         }
         let mut manifest: Value =
-            serde_json::from_slice(&read(&objects).await).expect("it is JSON");
+            serde_json::from_slice(json_of(&read(&objects).await)).expect("it is JSON");
         manifest["commit"] = json!(SessionId::from_bytes([5; 16]));
         let objects = objects.fork();
         (objects, manifest)
@@ -170,6 +171,19 @@ impl Forged {
     pub(super) async fn manifest(&self) -> Vec<u8> {
         read(&self.objects).await
     }
+}
+
+/// The length of a manifest's seal.
+const SEAL: usize = 66;
+
+fn json_of(manifest: &[u8]) -> &[u8] {
+    &manifest[..manifest.len() - SEAL]
+}
+
+/// A manifest with this JSON: what is fuzzed is behind the seal.
+pub(super) fn sealed(json: &[u8]) -> Vec<u8> {
+    let digest = ContentDigest::new(Sha256::digest(json).into());
+    [json, format!("\n{digest}\n").as_bytes()].concat()
 }
 
 async fn read(objects: &InMemory) -> Vec<u8> {
