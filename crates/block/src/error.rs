@@ -72,6 +72,22 @@ pub enum Error {
         /// The device's path or name.
         device: String,
     },
+    /// A file that is kept beside a disk does not verify.
+    #[error("`{}` is damaged at {at}: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, bytes.
+        at: u64,
+        /// What is wrong there.
+        reason: &'static str,
+    },
+    /// A disk that is being hydrated has another source than the one that is given.
+    #[error("`{}` says that the disk is hydrated from another source: choose another folder, or remove the disk that is there", path.display())]
+    OtherSource {
+        /// The file that says so.
+        path: PathBuf,
+    },
     /// A snapshot could not keep what was overwritten, so that it no longer shows its instant.
     #[error("the snapshot is lost since the old contents of {extent} could not be kept: {reason}")]
     SnapshotLost {

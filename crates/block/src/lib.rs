@@ -41,6 +41,10 @@
 //! *The log needs no flush.* A record is appended after the write, without being forced: the region
 //! is marked already, so what the log loses in a crash is read from the disk again.
 //!
+//! *A disk can be used before it is here.* [`HydratingDisk`] reads from its source what is not local
+//! yet, and takes writes at once. What is local is forced first and recorded then, whole extents at a
+//! time, so that memory and file are proportional to the runs and no write waits for the source.
+//!
 //! *Copy before write* rather than a filesystem's reflink: it works everywhere, and costs only what
 //! is overwritten while the snapshot is held.
 
@@ -50,12 +54,14 @@ mod error;
 mod extent;
 mod extent_map;
 mod extent_set;
+mod hydration;
 mod id;
 mod intent;
 mod layers;
 mod memory;
 mod offset;
 mod overlay;
+mod range_lock;
 mod raw;
 mod snapshot;
 mod space;
@@ -67,6 +73,7 @@ pub use error::{Error, Result};
 pub use extent::{Extent, InvalidExtent};
 pub use extent_map::{ExtentMap, Slice};
 pub use extent_set::ExtentSet;
+pub use hydration::HydratingDisk;
 pub use id::{DiskId, Epoch, InvalidId, Lsn, MachineId, Sequence, SessionId, Timestamp};
 pub use intent::{Doubt, IntentLog};
 pub use memory::MemoryDisk;

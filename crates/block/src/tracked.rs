@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::range_lock::RangeLocks;
 use crate::snapshot::Kept;
 use crate::{
     BlockRead, BlockWrite, Change, Doubt, Extent, IntentLog, Length, Offset, Result, Run, Snapshot,
@@ -277,59 +276,5 @@ impl BlockWrite for TrackedDisk {
 
     fn flush(&self) -> Result<()> {
         self.disk.flush()
-    }
-}
-
-/// The extents of the writes in flight. There are as many as clients keep requests in flight: few.
-#[derive(Debug, Default)]
-struct RangeLocks {
-    held: Mutex<Held>,
-    released: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    extents: Vec<Extent>,
-    waiters: usize,
-}
-
-struct RangeLock<'a> {
-    locks: &'a RangeLocks,
-    extent: Extent,
-}
-
-impl RangeLocks {
-    /// Waits until no write that overlaps `extent` is in flight.
-    fn lock(&self, extent: Extent) -> RangeLock<'_> {
-        let mut held = lock(&self.held);
-        while held.extents.iter().any(|other| other.overlaps(extent)) {
-            held.waiters += 1;
-            held = self
-                .released
-                .wait(held)
-                .unwrap_or_else(PoisonError::into_inner);
-            held.waiters -= 1;
-        }
-        held.extents.push(extent);
-        RangeLock {
-            locks: self,
-            extent,
-        }
-    }
-}
-
-impl Drop for RangeLock<'_> {
-    fn drop(&mut self) {
-        let mut held = lock(&self.locks.held);
-        if let Some(at) = held
-            .extents
-            .iter()
-            .position(|extent| *extent == self.extent)
-        {
-            held.extents.swap_remove(at);
-        }
-        if held.waiters > 0 {
-            self.locks.released.notify_all();
-        }
     }
 }
