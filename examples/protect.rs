@@ -32,6 +32,10 @@ struct Arguments {
     /// Where state and logs are kept; by default beside the first disk.
     #[arg(long)]
     state: Option<PathBuf>,
+    /// The disks are those of a committed failover, and the primary's from now on: replicate in the
+    /// other direction.
+    #[arg(long)]
+    reverse: bool,
     /// Print one event a line as JSON.
     #[arg(long)]
     json: bool,
@@ -52,6 +56,9 @@ async fn main() -> Result<()> {
     }
     if let Some(folder) = arguments.state {
         protection = protection.state_folder(folder);
+    }
+    if arguments.reverse {
+        protection = protection.reverse();
     }
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use afterimage_block::{Length, RawDisk, Sequence, Timestamp};
+use afterimage_block::{Length, RawDisk, Sequence, SessionId, Timestamp};
 use afterimage_replication::{ReplicaRequest, Role};
-use afterimage_store::{Manifest, PointDisk, PointSelector, Replica, Transition};
+use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
 use crate::error::blocking;
-use crate::shared::Kept;
+use crate::shared::{Kept, change_kept};
+use crate::state::{Fingerprint, Saved, Side, StateFolder, Target, default_folder};
 use crate::{Error, Result};
 
 /// How a machine is failed over.
@@ -20,6 +21,17 @@ pub enum Failover {
     Planned,
     /// The primary is lost; it is fenced off.
     Unplanned,
+}
+
+impl Failover {
+    /// What it asks of the replica; a test asks nothing.
+    fn request(self, point: Sequence) -> Option<ReplicaRequest> {
+        match self {
+            Self::Test => None,
+            Self::Planned => Some(ReplicaRequest::PlannedFailover { point }),
+            Self::Unplanned => Some(ReplicaRequest::UnplannedFailover { point }),
+        }
+    }
 }
 
 /// What a failover made.
@@ -37,58 +49,146 @@ pub struct FailedOver {
 /// `out/NAME.raw`, a sparse image. Images are complete when they have this name.
 ///
 /// A planned or unplanned failover first fences the primary off; it is then committed
-/// ([`commit`]) or taken back ([`cancel`]). The same failover can be asked for again where it was cut
-/// short. `progress` is told how many bytes of how many are done.
+/// ([`commit`]) or taken back ([`cancel`]). What it is is kept in the state folder
+/// `out/.afterimage-MACHINE`, so that the same failover can be asked for again where it was cut short
+/// and makes what is missing, and so that the images can be the primary's disks once it is committed
+/// ([`Protection::reverse`](crate::Protection::reverse)). `progress` is told how many bytes of how many
+/// are done.
 ///
 /// # Errors
 /// [`Error::NotAllowed`] where the replica's role does not admit it, [`Error::Exists`] if an image is
-/// there already, [`Error::Store`] if there is no such point or it is damaged, [`Error::Disk`].
+/// there already that is not this failover's, [`Error::Store`] if there is no such point or it is
+/// damaged, [`Error::Disk`], [`Error::File`], [`Error::StateInUse`].
 pub async fn fail_over(
     replica: &Replica,
     how: Failover,
     selector: PointSelector,
     out: &Path,
-    mut progress: impl FnMut(Length, Length),
+    progress: impl FnMut(Length, Length),
 ) -> Result<FailedOver> {
     let manifest = replica.existing().await?;
     let point = manifest.select(selector)?;
-    let images: Vec<_> = manifest
-        .disks
-        .iter()
+    match how.request(point.sequence) {
+        None => {
+            let images = images(&manifest, out);
+            refuse_existing(&images)?;
+            make_folder(out)?;
+            restore(replica, point, images, progress).await
+        }
+        Some(request) => {
+            let folder = begin(replica, &manifest, request, point, out).await?;
+            let done = restore(replica, point, images(&manifest, out), progress).await?;
+            folder.update(|saved| {
+                if let Side::FailedOver(target) = &mut saved.side {
+                    target.complete = true;
+                }
+                for disk in &mut saved.disks {
+                    disk.closed_as = Some(Fingerprint::left(point.time));
+                }
+            })?;
+            Ok(done)
+        }
+    }
+}
+
+/// The images' paths, in the order of the disks.
+fn images(manifest: &Manifest, out: &Path) -> Vec<PathBuf> {
+    let disks = manifest.disks.iter();
+    disks
         .map(|disk| out.join(format!("{}.raw", disk.name)))
-        .collect();
-    if let Some(image) = images.iter().find(|image| image.exists()) {
-        return Err(Error::Exists(image.clone()));
+        .collect()
+}
+
+fn refuse_existing(images: &[PathBuf]) -> Result<()> {
+    match images.iter().find(|image| image.exists()) {
+        Some(image) => Err(Error::Exists(image.clone())),
+        None => Ok(()),
     }
-    let request = match how {
-        Failover::Test => None,
-        Failover::Planned => Some(ReplicaRequest::PlannedFailover {
-            point: point.sequence,
-        }),
-        Failover::Unplanned => Some(ReplicaRequest::UnplannedFailover {
-            point: point.sequence,
-        }),
-    };
-    if let Some(request) = request {
-        transition(replica, request).await?;
-    }
+}
+
+fn make_folder(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|source| Error::File {
         operation: "create",
         path: out.into(),
         source,
+    })
+}
+
+/// Records a failover to `out` here and at the replica, in this order; does nothing where both have
+/// the record of it already.
+async fn begin(
+    replica: &Replica,
+    manifest: &Manifest,
+    request: ReplicaRequest,
+    point: RecoveryPoint,
+    out: &Path,
+) -> Result<StateFolder> {
+    let path = default_folder(out, &manifest.name);
+    let kept = Kept::parse(&manifest.state)?;
+    if path.exists() {
+        let folder = StateFolder::open(&path)?;
+        if is_under_way(&folder, &kept, point.sequence) {
+            return Ok(folder);
+        }
+        if folder.saved().is_some_and(|saved| saved.target().is_none()) {
+            return Err(Error::Exists(path));
+        }
+    }
+    refuse_existing(&images(manifest, out))?;
+    kept.replica.role.request(request)?;
+    make_folder(out)?;
+    let place = out.canonicalize().map_err(|source| Error::File {
+        operation: "find",
+        path: out.into(),
+        source,
     })?;
+    let folder = StateFolder::open(&path)?;
+    let target = Target {
+        failover: SessionId::random(),
+        point: point.sequence,
+        complete: false,
+    };
+    let failover = Some(target.failover);
+    let paths = images(manifest, &place);
+    folder.save(Saved::of_replica(manifest, paths, Side::FailedOver(target)))?;
+    transition(replica, request, failover).await?;
+    Ok(folder)
+}
+
+/// Whether `folder` has the failover that the replica is in.
+fn is_under_way(folder: &StateFolder, kept: &Kept, point: Sequence) -> bool {
+    let failed_over = matches!(
+        kept.replica.role,
+        Role::FailedOverWaitingCompletion { .. } | Role::FailedOver { .. }
+    );
+    let saved = folder.saved();
+    let target = saved.as_ref().and_then(Saved::target);
+    failed_over
+        && target
+            .is_some_and(|target| kept.failover == Some(target.failover) && target.point == point)
+}
+
+/// Writes the images that are not there.
+async fn restore(
+    replica: &Replica,
+    point: RecoveryPoint,
+    images: Vec<PathBuf>,
+    mut progress: impl FnMut(Length, Length),
+) -> Result<FailedOver> {
     let opened = replica.open_point(point.sequence).await?;
-    let total = opened
-        .disks
-        .iter()
-        .fold(Length::ZERO, |sum, d| sum.saturating_add(d.size()));
+    let sizes = opened.disks.iter().map(|disk| disk.size());
+    let total = sizes.fold(Length::ZERO, Length::saturating_add);
     let mut done = Length::ZERO;
     for (disk, image) in opened.disks.iter().zip(&images) {
-        let step = |length| {
+        let mut step = |length| {
             done = done.saturating_add(length);
             progress(done, total);
         };
-        restore(disk, image, step).await?;
+        if image.exists() {
+            step(disk.size());
+        } else {
+            restore_disk(disk, image, point.time, step).await?;
+        }
     }
     Ok(FailedOver {
         sequence: point.sequence,
@@ -97,8 +197,13 @@ pub async fn fail_over(
     })
 }
 
-/// Writes a disk to `image`, which gets its name when it is complete.
-async fn restore(disk: &PointDisk, image: &Path, step: impl FnMut(Length)) -> Result<()> {
+/// Writes a disk to `image`, which gets its name when it is complete, and the time of the point.
+async fn restore_disk(
+    disk: &PointDisk,
+    image: &Path,
+    time: Timestamp,
+    step: impl FnMut(Length),
+) -> Result<()> {
     let partial = image.with_extension("raw.partial");
     let failed = |operation| {
         let path = partial.clone();
@@ -119,7 +224,8 @@ async fn restore(disk: &PointDisk, image: &Path, step: impl FnMut(Length)) -> Re
     disk.restore(target, step).await?;
     let (from, to) = (partial.clone(), image.to_owned());
     let renamed = blocking(move || {
-        let renamed = std::fs::rename(&from, &to)
+        let renamed = Fingerprint::leave(&from, time)
+            .and_then(|()| std::fs::rename(&from, &to))
             .and_then(|()| std::fs::File::open(to.parent().unwrap_or(Path::new(".")))?.sync_all());
         renamed.map_err(|source| Error::File {
             operation: "rename",
@@ -135,7 +241,12 @@ async fn restore(disk: &PointDisk, image: &Path, step: impl FnMut(Length)) -> Re
 /// # Errors
 /// [`Error::NotAllowed`] unless a failover waits for completion; [`Error::Store`].
 pub async fn commit(replica: &Replica) -> Result<()> {
-    transition(replica, ReplicaRequest::Commit).await.map(drop)
+    let request = ReplicaRequest::Commit;
+    let commit = |_: &Manifest, kept: &mut Kept| {
+        kept.replica.role = kept.replica.role.request(request)?;
+        Ok(())
+    };
+    change_kept(replica, true, commit).await.map(drop)
 }
 
 /// Takes a failover back: the replica follows its primary again, which goes on where it was.
@@ -143,28 +254,20 @@ pub async fn commit(replica: &Replica) -> Result<()> {
 /// # Errors
 /// As [`commit`].
 pub async fn cancel(replica: &Replica) -> Result<()> {
-    transition(replica, ReplicaRequest::Cancel).await.map(drop)
+    transition(replica, ReplicaRequest::Cancel, None).await
 }
 
-/// Changes the replica's role, and fences every writer of before off.
-async fn transition(replica: &Replica, request: ReplicaRequest) -> Result<Role> {
-    // Refused here, the request gets its own error; in the change below it is checked again against
-    // whatever came in between.
-    let manifest = replica.existing().await?;
-    let role = Kept::parse(&manifest.state)?
-        .replica
-        .role
-        .request(request)?;
-    let change = |manifest: &Manifest| {
-        let mut kept = Kept::parse(&manifest.state)?;
-        let next = kept.replica.role.request(request);
-        kept.replica.role =
-            next.map_err(|error| afterimage_store::Error::Refused(error.to_string()))?;
-        Ok(Transition {
-            state: kept.encode(),
-            fences: true,
-        })
+/// Changes the replica's role, which is about `failover` from then on, and fences every writer of
+/// before off.
+async fn transition(
+    replica: &Replica,
+    request: ReplicaRequest,
+    failover: Option<SessionId>,
+) -> Result<()> {
+    let change = |_: &Manifest, kept: &mut Kept| {
+        kept.replica.role = kept.replica.role.request(request)?;
+        kept.failover = failover;
+        Ok(())
     };
-    replica.transition(change).await?;
-    Ok(role)
+    change_kept(replica, true, change).await.map(drop)
 }

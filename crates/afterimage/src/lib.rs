@@ -66,6 +66,7 @@ mod notice;
 mod quiesce;
 mod recovery;
 mod resync;
+mod reverse;
 mod shared;
 mod state;
 mod status;

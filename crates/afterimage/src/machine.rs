@@ -5,12 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use afterimage_block::{
-    Access, BlockRead, BlockWrite, ContentDigest, DiskId, Length, RawDisk, TrackedDisk,
-};
+use afterimage_block::{Access, BlockRead, BlockWrite, DiskId, Length, RawDisk, TrackedDisk};
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
-use afterimage_replication::{Action, Event, Machine, Policy, Request, State};
-use afterimage_store::{BaseProgress, MachineName, ReplicaDisk, Store};
+use afterimage_replication::{Action, Event, Machine, NotAllowed, Policy, Request, State};
+use afterimage_store::{MachineName, ReplicaDisk, Store};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -19,8 +17,9 @@ use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
+use crate::reverse::reverse;
 use crate::shared::Shared;
-use crate::state::{Fingerprint, Saved, SavedDisk, StateFolder};
+use crate::state::{Fingerprint, Saved, SavedDisk, Side, StateFolder, default_folder};
 use crate::{Clock, Error, Result};
 use afterimage_replication::Jobs;
 
@@ -53,6 +52,7 @@ pub struct Protection {
     policy: Policy,
     quiesce: Option<QuiesceHook>,
     clock: Clock,
+    reverse: bool,
 }
 
 impl Protection {
@@ -68,6 +68,7 @@ impl Protection {
             policy: Policy::default(),
             quiesce: None,
             clock: Clock::real(),
+            reverse: false,
         }
     }
 
@@ -97,6 +98,15 @@ impl Protection {
         self
     }
 
+    /// Replicates in the other direction after a failover: the disks that the replica was failed over
+    /// to, once that is committed, are the primary's from then on. They are compared with the replica
+    /// where they may differ, and the former primary stays shut out. Where they are the primary's
+    /// already, nothing is done.
+    pub fn reverse(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
     /// Lives by `clock`.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -109,14 +119,21 @@ impl Protection {
     /// # Errors
     /// [`Error::Disks`], [`Error::Disk`], [`Error::SizeChanged`], [`Error::StateInUse`],
     /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`], and [`Error::Store`] if no store can have
-    /// the replica's URL. That the replica cannot be reached is no
-    /// error here: the disks are served, and it is tried again.
+    /// the replica's URL. That the replica cannot be reached is no error here: the disks are served,
+    /// and it is tried again. [`Error::NotAllowed`] where the disks are not the primary's; of those of a
+    /// failover also [`Error::Store`], unless they are reversed already.
     pub async fn start(self) -> Result<(ProtectedMachine, broadcast::Receiver<Notice>)> {
         self.policy.validate()?;
         Store::check_url(&self.replica)?;
         let (notices, receiver) = broadcast::channel(NOTICES);
         let listen = self.listen.clone();
-        let started = blocking(move || self.open(notices)).await?;
+        let path = self.state_path();
+        let folder = blocking(move || StateFolder::open(&path)).await?;
+        if self.reverse {
+            let store = Store::open_existing(&self.replica).await?;
+            reverse(&folder, &store.replica(self.name.clone()), &self.policy).await?;
+        }
+        let started = blocking(move || self.open(folder, notices)).await?;
         let Started {
             shared,
             machine,
@@ -147,16 +164,12 @@ impl Protection {
 
     fn state_path(&self) -> PathBuf {
         let beside = self.disks.first().and_then(|disk| disk.parent());
-        let default = || {
-            let folder = beside.unwrap_or(Path::new("."));
-            folder.join(format!(".afterimage-{}", self.name))
-        };
+        let default = || default_folder(beside.unwrap_or(Path::new(".")), &self.name);
         self.state.clone().unwrap_or_else(default)
     }
 
-    fn open(self, notices: broadcast::Sender<Notice>) -> Result<Started> {
+    fn open(self, folder: StateFolder, notices: broadcast::Sender<Notice>) -> Result<Started> {
         let paths = canonical(&self.disks)?;
-        let folder = StateFolder::open(&self.state_path())?;
         let mut saved = match folder.saved() {
             Some(saved) => self.known(&folder, saved, &paths)?,
             None => self.unknown(&paths)?,
@@ -228,7 +241,10 @@ impl Protection {
     fn known(&self, folder: &StateFolder, saved: Saved, paths: &[PathBuf]) -> Result<Saved> {
         let same_disks = saved.disks.iter().map(|disk| &disk.path).eq(paths);
         if saved.name == self.name && same_disks {
-            return Ok(saved);
+            return match saved.side {
+                Side::Primary => Ok(saved),
+                Side::FailedOver(_) => Err(not_primary()),
+            };
         }
         let disks: Vec<_> = saved
             .disks
@@ -250,15 +266,11 @@ impl Protection {
         let mut disks = Vec::new();
         for path in paths {
             let size = RawDisk::open(path, Access::ReadOnly)?.size();
-            disks.push(SavedDisk {
-                id: DiskId::random(),
-                name: stem(path)?,
-                path: path.clone(),
-                size,
-                base: BaseProgress::default(),
-                predecessor: ContentDigest::NONE,
-                closed_as: None,
-            });
+            let (id, name) = (DiskId::random(), stem(path)?);
+            disks.push(SavedDisk::new(
+                &ReplicaDisk { id, name, size },
+                path.clone(),
+            ));
         }
         let names: BTreeSet<_> = disks.iter().map(|disk| disk.name.as_str()).collect();
         if names.len() < disks.len() {
@@ -269,6 +281,13 @@ impl Protection {
         let machine = Machine::new(self.policy.clone(), sizes);
         Ok(Saved::new(self.name.clone(), disks, machine))
     }
+}
+
+fn not_primary() -> Error {
+    let reason =
+        "the replica was failed over to these disks, and they are not the primary's yet".into();
+    let advice = "commit the failover, then protect them in reverse; or take it back";
+    Error::NotAllowed(NotAllowed { reason, advice })
 }
 
 struct Started {

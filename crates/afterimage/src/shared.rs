@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use afterimage_block::{Epoch, Length, MachineId};
-use afterimage_replication::{Pace, Policy, PrimaryReport, ReplicaState, Role};
-use afterimage_store::{MachineName, ReplicaDisk};
+use afterimage_block::{Epoch, Length, MachineId, SessionId};
+use afterimage_replication::{NotAllowed, Pace, Policy, PrimaryReport, ReplicaState, Role};
+use afterimage_store::{MachineName, Manifest, Replica, ReplicaDisk, Transition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -38,6 +38,39 @@ pub(crate) struct Kept {
     pub(crate) replica: ReplicaState,
     #[serde(default)]
     pub(crate) jobs: Vec<Job>,
+    /// The name of the failover that the role is about.
+    #[serde(default)]
+    pub(crate) failover: Option<SessionId>,
+}
+
+/// Changes what is kept with `replica`, and fences every writer of before off where `fences` says so.
+/// Where `change` refuses, nothing is changed.
+pub(crate) async fn change_kept<T: Send>(
+    replica: &Replica,
+    fences: bool,
+    change: impl Fn(&Manifest, &mut Kept) -> Result<T, NotAllowed> + Send + Sync,
+) -> crate::Result<(Manifest, T)> {
+    // It may be asked again and again, for as long as others come in between: the last answer counts.
+    let answer = Mutex::new(None);
+    let changed = |manifest: &Manifest| {
+        let mut kept = Kept::parse(&manifest.state)?;
+        let result = change(manifest, &mut kept);
+        let refused = result.as_ref().err().map(ToString::to_string);
+        *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        match refused {
+            Some(refusal) => Err(afterimage_store::Error::Refused(refusal)),
+            None => Ok(Transition {
+                state: kept.encode(),
+                fences,
+            }),
+        }
+    };
+    let changed = replica.transition(changed).await;
+    match answer.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(Err(refusal)) if changed.is_err() => Err(refusal.into()),
+        Some(Ok(answer)) => Ok((changed?, answer)),
+        _ => Err(changed.err().map_or(Error::NotRunning, Error::from)),
+    }
 }
 
 impl Kept {
@@ -94,6 +127,7 @@ impl Shared {
                 lineage: epoch,
             },
             jobs: self.jobs().iter().filter(ended).cloned().collect(),
+            failover: None,
         };
         kept.encode()
     }

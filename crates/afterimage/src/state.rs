@@ -4,18 +4,19 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use afterimage_block::{ContentDigest, DiskId, Length, MachineId};
-use afterimage_replication::Machine;
+use afterimage_block::{ContentDigest, DiskId, Length, MachineId, Sequence, SessionId, Timestamp};
+use afterimage_replication::{Machine, Policy};
 use afterimage_retry::Time;
-use afterimage_store::{BaseProgress, MachineName};
+use afterimage_store::{BaseProgress, MachineName, Manifest, ReplicaDisk};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// 2 since a machine keeps how far it can be recovered; what 1 lacks has a default.
-const FORMAT: u32 = 2;
+/// 2 since a machine keeps how far it can be recovered, 3 since a folder says which side it is of; what
+/// older ones lack has a default.
+const FORMAT: u32 = 3;
 
 /// Everything that a restart needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +31,32 @@ pub(crate) struct Saved {
     pub(crate) time: Time,
     /// Set by an orderly end: no generation is open.
     pub(crate) clean: bool,
+    /// What this side is.
+    #[serde(default)]
+    pub(crate) side: Side,
+}
+
+/// What a side of a machine's replication is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum Side {
+    /// The primary, or one that was.
+    #[default]
+    Primary,
+    /// The replica is failed over to the disks here.
+    FailedOver(Target),
+}
+
+/// A failover, at the side that it is to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    /// Its name, which the replica's state has as well. Durable here before it is there, so that it
+    /// can never be committed without anybody who can go on from it.
+    pub(crate) failover: SessionId,
+    /// The recovery point.
+    pub(crate) point: Sequence,
+    /// Whether the disks here are at that point, all of them.
+    pub(crate) complete: bool,
 }
 
 /// What is remembered of one disk.
@@ -48,6 +75,21 @@ pub(crate) struct SavedDisk {
     pub(crate) closed_as: Option<Fingerprint>,
 }
 
+impl SavedDisk {
+    /// The record of a disk of which nothing is known yet.
+    pub(crate) fn new(disk: &ReplicaDisk, path: PathBuf) -> Self {
+        Self {
+            id: disk.id,
+            name: disk.name.clone(),
+            path,
+            size: disk.size,
+            base: BaseProgress::default(),
+            predecessor: ContentDigest::NONE,
+            closed_as: None,
+        }
+    }
+}
+
 /// What shows that a file was changed while nobody tracked it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +98,25 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// Gives the file at `path` the time `time`, which no later write leaves as it is. The clock of a
+    /// filesystem is coarse: a write right after another may leave no trace in the file's times.
+    pub(crate) fn leave(path: &Path, time: Timestamp) -> io::Result<()> {
+        let modified = UNIX_EPOCH + Duration::from_nanos(time.as_nanos());
+        let file = File::options().write(true).open(path)?;
+        if file.metadata()?.is_file() {
+            file.set_modified(modified)?;
+            file.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// What [`leave`](Self::leave) left.
+    pub(crate) fn left(time: Timestamp) -> Self {
+        Self {
+            modified_nanos: time.as_nanos().into(),
+        }
+    }
+
     /// Of the file at `path`; `None` where it tells no time of change, as block devices do not.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let metadata = std::fs::metadata(path)
@@ -66,6 +127,11 @@ impl Fingerprint {
             modified_nanos: modified.as_nanos(),
         })
     }
+}
+
+/// Where a machine's state is by default: beside its first disk, which is in `folder`.
+pub(crate) fn default_folder(folder: &Path, name: &MachineName) -> PathBuf {
+    folder.join(format!(".afterimage-{name}"))
 }
 
 /// The folder of one machine's state and logs, locked against every other process.
@@ -193,6 +259,32 @@ impl Saved {
             replication,
             time: Time::ZERO,
             clean: true,
+            side: Side::Primary,
+        }
+    }
+
+    /// The failover that was to this side.
+    pub(crate) fn target(&self) -> Option<&Target> {
+        match &self.side {
+            Side::FailedOver(target) => Some(target),
+            Side::Primary => None,
+        }
+    }
+
+    /// The record of a side that the machine of `manifest` comes to be on, with its disks at `paths`.
+    pub(crate) fn of_replica(manifest: &Manifest, paths: Vec<PathBuf>, side: Side) -> Self {
+        let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
+        let disks = manifest.disks.iter().zip(paths);
+        Self {
+            machine: manifest.machine,
+            side,
+            ..Self::new(
+                manifest.name.clone(),
+                disks
+                    .map(|(disk, path)| SavedDisk::new(disk, path))
+                    .collect(),
+                Machine::new(Policy::default(), sizes),
+            )
         }
     }
 }

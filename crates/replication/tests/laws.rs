@@ -90,12 +90,17 @@ fn a_former_primary_is_shut_out_until_it_follows_with_the_token_of_its_epoch() {
 
 #[test]
 fn a_reversed_machine_compares_its_disks_and_goes_on() {
-    use afterimage_replication::{Action, Event, Grant, Position};
+    use afterimage_replication::{Action, Event, Grant, Position, Scope};
     let grant = Grant {
         lineage: Epoch::new(3),
         last: POINT,
     };
-    let machine = Machine::reversed(Policy::default(), vec![Length::mib(1)], grant);
+    let machine = Machine::reversed(
+        Policy::default(),
+        vec![Length::mib(1)],
+        grant,
+        vec![Scope::Everything],
+    );
     let (mut machine, actions) = machine.restart(None, Time::ZERO);
     assert_eq!(actions, [Action::Claim]);
     let claimed = Event::Claimed {

@@ -240,7 +240,7 @@ impl Manifest {
     }
 
     /// Whether the disks at barrier `sequence` can be read.
-    fn holds(&self, sequence: Sequence) -> bool {
+    pub(crate) fn holds(&self, sequence: Sequence) -> bool {
         let base = self
             .checkpoint
             .as_ref()

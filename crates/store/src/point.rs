@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::index::{DiskObjects, Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, Node, PAGE};
 use crate::records::{OpenLog, Outline, batches, outline};
-use crate::{Error, LogObject, Manifest, RecoveryPoint, Replica, Result};
+use crate::{Error, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result};
 
 /// Chunks and records that are read at the same time when a disk is restored.
 const PARALLEL: usize = 4;
@@ -85,6 +85,37 @@ impl Replica {
             disks.push(Arc::new(self.open_disk(&manifest, disk, sequence).await?));
         }
         Ok(Point { sequence, disks })
+    }
+
+    /// What the logs after barrier `after`, up to barrier `through`, say of each disk, in the
+    /// machine's order; `None` where the store does not hold both barriers any more.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Store`].
+    pub async fn changed_between(
+        &self,
+        manifest: &Manifest,
+        after: Sequence,
+        through: Sequence,
+    ) -> Result<Option<Vec<ExtentSet>>> {
+        if !manifest.holds(after) || !manifest.holds(through) {
+            return Ok(None);
+        }
+        let between = |entry: &&LogEntry| after < entry.sequence && entry.sequence <= through;
+        let mut changed = Vec::new();
+        for (number, disk) in manifest.disks.iter().enumerate() {
+            let objects = self.disk_objects(manifest, number)?;
+            let mut extents = ExtentSet::new();
+            for entry in manifest.logs.iter().filter(between) {
+                if let Some(Some(object)) = entry.disks.get(number) {
+                    let path = objects.layout.log(entry.sequence, object.epoch);
+                    let index = outline(&objects, &path, object, Some(disk.id)).await?.index;
+                    extents.extend(index.iter().map(|piece| piece.extent));
+                }
+            }
+            changed.push(extents);
+        }
+        Ok(Some(changed))
     }
 
     async fn open_disk(

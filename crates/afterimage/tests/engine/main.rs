@@ -8,3 +8,4 @@
 mod fixture;
 mod refusals;
 mod requests;
+mod reverse;

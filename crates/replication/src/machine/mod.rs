@@ -142,10 +142,11 @@ impl Machine {
     }
 
     /// A machine that was failed over, as the primary from now on: its disks are compared with the
-    /// replica, and then deltas go on. Begun by [`restart`](Self::restart).
-    pub fn reversed(policy: Policy, sizes: Vec<Length>, grant: Grant) -> Self {
+    /// replica where they are in `doubt`, which is for each disk what may differ from the newest
+    /// generation there, and then deltas go on. Begun by [`restart`](Self::restart).
+    pub fn reversed(policy: Policy, sizes: Vec<Length>, grant: Grant, doubt: Vec<Scope>) -> Self {
         Self {
-            doubt: vec![Scope::Everything; sizes.len()],
+            doubt,
             phase: Phase::ResyncRequired {
                 reason: ResyncReason::Reversed,
                 approved: true,

@@ -1,0 +1,88 @@
+//! A side that was failed over becomes the primary.
+//!
+//! What it may do is recorded at the replica first, where it is answered the same however often it is
+//! asked for; then, durably, the epoch that it knows from then on is recorded here. Only after that
+//! anything is published.
+
+use afterimage_block::Sequence;
+use afterimage_replication::{Grant, Machine, NotAllowed, Policy, Scope};
+use afterimage_store::{Manifest, Replica};
+
+use crate::Result;
+use crate::shared::{Kept, change_kept};
+use crate::state::{Saved, Side, StateFolder, Target};
+
+fn refused(reason: &str, advice: &'static str) -> NotAllowed {
+    NotAllowed {
+        reason: reason.into(),
+        advice,
+    }
+}
+
+/// Makes the disks of `folder`, which the replica was failed over to, those of its primary; nothing
+/// where they are already.
+pub(crate) async fn reverse(
+    folder: &StateFolder,
+    replica: &Replica,
+    policy: &Policy,
+) -> Result<()> {
+    let saved = folder.saved().ok_or_else(|| {
+        refused(
+            "nothing was failed over to here",
+            "name the disks and the state folder of the failover",
+        )
+    })?;
+    let target = match &saved.side {
+        Side::Primary => return Ok(()),
+        Side::FailedOver(target) if target.complete => target.clone(),
+        Side::FailedOver(_) => {
+            let incomplete = refused(
+                "the images of the failover are not complete",
+                "ask for the same failover again",
+            );
+            return Err(incomplete.into());
+        }
+    };
+    let reverse = |manifest: &Manifest, kept: &mut Kept| grant(manifest, kept, &target);
+    let (manifest, grant) = change_kept(replica, false, reverse).await?;
+    let doubt = doubt(replica, &manifest, &saved, target.point, grant.last).await?;
+    let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
+    folder.save(Saved {
+        replication: Machine::reversed(policy.clone(), sizes, grant, doubt),
+        side: Side::Primary,
+        ..saved
+    })
+}
+
+fn grant(manifest: &Manifest, kept: &mut Kept, target: &Target) -> Result<Grant, NotAllowed> {
+    if kept.failover != Some(target.failover) {
+        return Err(refused(
+            "the replica is not failed over to the disks here",
+            "reverse from where it was failed over to last, or follow the replica with these disks",
+        ));
+    }
+    let epoch = manifest.fence.epoch;
+    let last = manifest.last().unwrap_or(target.point);
+    kept.replica.reverse(epoch, epoch, last)
+}
+
+/// What of each disk may differ from the replica's newest generation, apart from what is written to
+/// it after the failover, which its fingerprint tells.
+async fn doubt(
+    replica: &Replica,
+    manifest: &Manifest,
+    saved: &Saved,
+    point: Sequence,
+    last: Sequence,
+) -> Result<Vec<Scope>> {
+    let Some(changed) = replica.changed_between(manifest, point, last).await? else {
+        return Ok(vec![Scope::Everything; saved.disks.len()]);
+    };
+    let disks = saved.disks.iter().zip(changed);
+    Ok(disks
+        .map(|(disk, changed)| match disk.closed_as {
+            Some(_) => Scope::Extents(changed),
+            None => Scope::Everything,
+        })
+        .collect())
+}
