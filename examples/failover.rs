@@ -1,11 +1,11 @@
 //! Fails a machine over to a recovery point, and commits or cancels the failover.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use afterimage::block::{Sequence, Timestamp};
+use afterimage::block::{Length, Sequence, Timestamp};
 use afterimage::{
     Failover, ListenAddress, MachineName, PointSelector, Replica, Store, cancel, commit, fail_over,
-    open_point,
+    open_point, serve_failover,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -21,24 +21,26 @@ struct Arguments {
     /// The machine's name.
     #[arg(long)]
     name: MachineName,
-    /// A test changes nothing; planned needs a stopped primary; unplanned fences it off.
-    #[arg(long, value_enum, default_value_t = Kind::Unplanned)]
-    kind: Kind,
+    /// A test changes nothing; planned needs a stopped primary; unplanned, the default for images,
+    /// fences it off.
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
     /// The recovery point: latest, its number, or a time (RFC 3339) that it must not be newer than.
     #[arg(long, default_value = "latest", value_parser = parse_point)]
     point: PointSelector,
     /// The folder for the images, NAME.raw each.
-    #[arg(long, required_unless_present_any = ["commit", "cancel", "listen"])]
+    #[arg(long, conflicts_with_all = ["commit", "cancel"])]
     out: Option<PathBuf>,
-    /// Serve the point over NBD at once instead, until SIGINT: unix:PATH or tcp:127.0.0.1:PORT. What
-    /// clients write is thrown away, so this is a test failover.
-    #[arg(long, conflicts_with_all = ["out", "commit", "cancel", "kind"])]
+    /// Serve the point over NBD at once, until SIGINT: unix:PATH or tcp:127.0.0.1:PORT. With --out
+    /// the images are filled meanwhile, and hold what clients write; without, that is thrown away, so
+    /// it is a test.
+    #[arg(long, conflicts_with_all = ["commit", "cancel"])]
     listen: Option<ListenAddress>,
     /// Make the failover final.
-    #[arg(long, conflicts_with_all = ["cancel", "out"])]
+    #[arg(long, conflicts_with = "cancel")]
     commit: bool,
     /// Take the failover back.
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long)]
     cancel: bool,
 }
 
@@ -80,46 +82,87 @@ async fn main() -> Result<()> {
         println!("the failover is taken back; the primary may go on");
         return Ok(());
     }
-    if let Some(address) = arguments.listen {
-        return serve(&replica, arguments.point, &address).await;
+    let how = match (arguments.kind, arguments.listen.is_some()) {
+        (Some(Kind::Test), _) | (None, true) => Failover::Test,
+        (Some(Kind::Planned), _) => Failover::Planned,
+        (Some(Kind::Unplanned) | None, _) => Failover::Unplanned,
+    };
+    let (point, out) = (arguments.point, arguments.out);
+    match (arguments.listen, how, out) {
+        (Some(address), Failover::Test, None) => test(&replica, point, &address).await,
+        (Some(_), Failover::Test, Some(_)) => {
+            bail!("a test that is served leaves no images: name another --kind, or leave --out out")
+        }
+        (Some(address), how, Some(out)) => serve(&replica, how, point, &address, &out).await,
+        (None, how, Some(out)) => copy(&replica, how, point, &out).await,
+        (_, _, None) => bail!("--out is missing: the folder for the images"),
     }
-    let Some(out) = arguments.out else {
-        bail!("--out is missing");
-    };
-    let how = match arguments.kind {
-        Kind::Test => Failover::Test,
-        Kind::Planned => Failover::Planned,
-        Kind::Unplanned => Failover::Unplanned,
-    };
+}
+
+/// Writes the images, and ends.
+async fn copy(replica: &Replica, how: Failover, point: PointSelector, out: &Path) -> Result<()> {
     let bar = ProgressBar::new(0);
-    let progress = |done: afterimage::block::Length, total: afterimage::block::Length| {
+    let progress = |done: Length, total: Length| {
         bar.set_length(total.get());
         bar.set_position(done.get());
     };
-    let done = fail_over(&replica, how, arguments.point, &out, progress).await?;
+    let done = fail_over(replica, how, point, out, progress).await?;
     bar.finish_and_clear();
-    println!(
-        "recovery point {} of {}",
-        done.sequence,
-        shown_time(done.time)
-    );
-    for image in done.images {
-        println!("{}", image.display());
+    show_point(done.sequence, done.time);
+    show_images(&done.images);
+    Ok(())
+}
+
+/// Serves the disks, and fills the images meanwhile.
+async fn serve(
+    replica: &Replica,
+    how: Failover,
+    point: PointSelector,
+    address: &ListenAddress,
+    out: &Path,
+) -> Result<()> {
+    let mut served = serve_failover(replica, how, point, address, out).await?;
+    let point = served.point();
+    show_point(point.sequence, point.time);
+    for export in served.exports() {
+        println!("{export}");
+    }
+    let stopped = tokio::signal::ctrl_c();
+    tokio::pin!(stopped);
+    tokio::select! {
+        result = served.hydrated() => {
+            result?;
+            show_images(served.images());
+            stopped.await?;
+        }
+        result = &mut stopped => result?,
+    }
+    let (local, total) = served.progress();
+    served.close().await?;
+    if local < total {
+        println!("{local} of {total} are local: the same command goes on");
     }
     Ok(())
 }
 
-async fn serve(replica: &Replica, point: PointSelector, address: &ListenAddress) -> Result<()> {
+/// Serves the disks, and throws away what is written to them.
+async fn test(replica: &Replica, point: PointSelector, address: &ListenAddress) -> Result<()> {
     let opened = open_point(replica, point, address, &std::env::temp_dir()).await?;
     let point = opened.point();
-    println!(
-        "recovery point {} of {}",
-        point.sequence,
-        shown_time(point.time)
-    );
+    show_point(point.sequence, point.time);
     for export in opened.exports() {
         println!("{export}");
     }
     tokio::signal::ctrl_c().await?;
     Ok(opened.close().await?)
+}
+
+fn show_point(sequence: Sequence, time: Timestamp) {
+    println!("recovery point {sequence} of {}", shown_time(time));
+}
+
+fn show_images(images: &[PathBuf]) {
+    for image in images {
+        println!("{}", image.display());
+    }
 }

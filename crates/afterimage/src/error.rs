@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use afterimage_block::Length;
 use afterimage_replication::{ErrorCode, Failure, InvalidPolicy, JobError, NotAllowed, Refused};
-use afterimage_retry::Class;
+use afterimage_retry::{Class, Classify};
 
 /// The result of an operation on a protected machine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -127,19 +128,27 @@ impl Error {
 
     /// The failure of a task, for the state machine.
     pub(crate) fn failure(&self) -> Failure {
-        let class = if self.is_recoverable() {
+        Failure {
+            class: self.class(),
+            retry_after: self.retry_after(),
+            message: self.to_string(),
+        }
+    }
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        if self.is_recoverable() {
             Class::Recoverable
         } else {
             Class::NonRecoverable
-        };
-        let retry_after = match self {
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
             Self::Store(error) => error.retry_after(),
             _ => None,
-        };
-        Failure {
-            class,
-            retry_after,
-            message: self.to_string(),
         }
     }
 }

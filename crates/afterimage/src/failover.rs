@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use afterimage_block::{Length, RawDisk, Sequence, SessionId, Timestamp};
+use afterimage_block::{HydratingDisk, Length, RawDisk, Sequence, SessionId, Timestamp};
 use afterimage_replication::{ReplicaRequest, Role};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
@@ -25,7 +25,7 @@ pub enum Failover {
 
 impl Failover {
     /// What it asks of the replica; a test asks nothing.
-    fn request(self, point: Sequence) -> Option<ReplicaRequest> {
+    pub(crate) fn request(self, point: Sequence) -> Option<ReplicaRequest> {
         match self {
             Self::Test => None,
             Self::Planned => Some(ReplicaRequest::PlannedFailover { point }),
@@ -77,22 +77,32 @@ pub async fn fail_over(
         }
         Some(request) => {
             let folder = begin(replica, &manifest, request, point, out).await?;
-            let done = restore(replica, point, images(&manifest, out), progress).await?;
-            folder.update(|saved| {
-                if let Side::FailedOver(target) = &mut saved.side {
-                    target.complete = true;
-                }
-                for disk in &mut saved.disks {
-                    disk.closed_as = Some(Fingerprint::left(point.time));
-                }
-            })?;
+            let images = images(&manifest, out);
+            // Served ones hold what was written to them.
+            if let Some(image) = images.iter().find(|image| HydratingDisk::is_begun(image)) {
+                return Err(Error::Exists(image.clone()));
+            }
+            let done = restore(replica, point, images, progress).await?;
+            complete(&folder, Some(&Fingerprint::left(point.time)))?;
             Ok(done)
         }
     }
 }
 
+/// Records that the images are complete, and how they were left.
+pub(crate) fn complete(folder: &StateFolder, left: Option<&Fingerprint>) -> Result<()> {
+    folder.update(|saved| {
+        if let Side::FailedOver(target) = &mut saved.side {
+            target.complete = true;
+        }
+        for disk in &mut saved.disks {
+            disk.closed_as = left.cloned();
+        }
+    })
+}
+
 /// The images' paths, in the order of the disks.
-fn images(manifest: &Manifest, out: &Path) -> Vec<PathBuf> {
+pub(crate) fn images(manifest: &Manifest, out: &Path) -> Vec<PathBuf> {
     let disks = manifest.disks.iter();
     disks
         .map(|disk| out.join(format!("{}.raw", disk.name)))
@@ -100,7 +110,8 @@ fn images(manifest: &Manifest, out: &Path) -> Vec<PathBuf> {
 }
 
 fn refuse_existing(images: &[PathBuf]) -> Result<()> {
-    match images.iter().find(|image| image.exists()) {
+    let taken = |image: &&PathBuf| image.exists() || HydratingDisk::is_begun(image);
+    match images.iter().find(taken) {
         Some(image) => Err(Error::Exists(image.clone())),
         None => Ok(()),
     }
@@ -116,7 +127,7 @@ fn make_folder(out: &Path) -> Result<()> {
 
 /// Records a failover to `out` here and at the replica, in this order; does nothing where both have
 /// the record of it already.
-async fn begin(
+pub(crate) async fn begin(
     replica: &Replica,
     manifest: &Manifest,
     request: ReplicaRequest,

@@ -52,6 +52,9 @@
 //! is saved with the barrier that made it, not when the log is sealed: a crash in between makes the
 //! same generation anew, from the same predecessor.
 //!
+//! *A failover need not be waited for*: [`serve_failover`] serves the disks while their images are
+//! filled, and [`open_point`] serves a point without any.
+//!
 //! *After a crash* the regions that were marked since the last barrier are read from the disks again
 //! and become the log of the generation that was open. The log that was being written is not needed
 //! for it: what it holds is on the disk as well, and what it lost is too.
@@ -61,6 +64,7 @@ mod driver;
 mod error;
 mod failover;
 mod generations;
+mod instant;
 mod machine;
 mod notice;
 mod quiesce;
@@ -86,6 +90,7 @@ pub use afterimage_store::{
 pub use clock::Clock;
 pub use error::{Error, Result};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
+pub use instant::{ServedFailover, serve_failover};
 pub use machine::{ProtectedMachine, Protection};
 pub use notice::Notice;
 pub use quiesce::QuiesceHook;

@@ -9,3 +9,4 @@ mod fixture;
 mod refusals;
 mod requests;
 mod reverse;
+mod served;

@@ -21,7 +21,7 @@ impl Fixture {
     }
 
     /// The machine with the disk that a failover to `out` made.
-    fn failed_over(&self, out: &str) -> Protection {
+    pub(crate) fn failed_over(&self, out: &str) -> Protection {
         let out = self.path(out);
         self.protection("vm", &out.join("disk.raw"))
             .state_folder(out.join(".afterimage-vm"))
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     /// The newest recovery point must be what the disk of `out` is.
-    async fn assert_reversed(&self, out: &str) {
+    pub(crate) async fn assert_reversed(&self, out: &str) {
         let (replica, test) = (self.replica().await, self.path("test"));
         let latest = PointSelector::Latest;
         fail_over(&replica, Failover::Test, latest, &test, |_, _| ())

@@ -9,7 +9,7 @@
 //! | 0 | 8 | magic `AIHYDRAT` |
 //! | 8 | 4 | version, 1 |
 //! | 12 | 4 | 0 |
-//! | 16 | 32 | the source: what the rest is read from, by a digest of its name |
+//! | 16 | 32 | the source: what its owner tells sources apart by |
 //! | 48 | 8 | disk size |
 //! | 56 | 4 | 0 |
 //! | 60 | 4 | CRC-32 of bytes 0 to 60 |
@@ -26,7 +26,7 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::{ContentDigest, Error, Extent, ExtentSet, Length, Offset, Result};
+use crate::{Error, Extent, ExtentSet, Length, Offset, Result};
 
 const MAGIC: &[u8; 8] = b"AIHYDRAT";
 const VERSION: u32 = 1;
@@ -49,7 +49,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Makes the file, durably; one that is there is replaced.
-    pub(super) fn create(path: &Path, source: ContentDigest, size: Length) -> Result<Self> {
+    pub(super) fn create(path: &Path, source: [u8; 32], size: Length) -> Result<Self> {
         let (header, salt) = header(source, size);
         let new = path.with_added_extension("new");
         let make = || -> io::Result<File> {
@@ -74,11 +74,7 @@ impl Journal {
     }
 
     /// Opens the file, which nobody else has open, and reads what is local.
-    pub(super) fn open(
-        path: &Path,
-        source: ContentDigest,
-        size: Length,
-    ) -> Result<(Self, ExtentSet)> {
+    pub(super) fn open(path: &Path, source: [u8; 32], size: Length) -> Result<(Self, ExtentSet)> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.map_err(|source| failed("open", path, source))?;
         let (expected, salt) = header(source, size);
@@ -138,11 +134,11 @@ impl Journal {
     }
 }
 
-fn header(source: ContentDigest, size: Length) -> ([u8; HEADER], u32) {
+fn header(source: [u8; 32], size: Length) -> ([u8; HEADER], u32) {
     let mut bytes = [0; HEADER];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[16..48].copy_from_slice(source.as_bytes());
+    bytes[16..48].copy_from_slice(&source);
     bytes[48..56].copy_from_slice(&size.get().to_le_bytes());
     let salt = crc32fast::hash(&bytes[..60]);
     bytes[60..].copy_from_slice(&salt.to_le_bytes());

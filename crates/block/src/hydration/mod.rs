@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use crate::layers::Layers;
 use crate::range_lock::RangeLocks;
 use crate::{
-    Access, BlockRead, BlockWrite, ContentDigest, Error, Extent, ExtentSet, Length, Offset,
-    RawDisk, Result, Run, RunKind, Zeroing, check_range,
+    Access, BlockRead, BlockWrite, Error, Extent, ExtentSet, Length, Offset, RawDisk, Result, Run,
+    RunKind, Zeroing, check_range,
 };
 use journal::{Journal, failed, sync_folder};
 
@@ -34,7 +34,7 @@ const PIECE: Length = Length::mib(1);
 /// let folder = tempfile::tempdir()?;
 /// let source = Arc::new(MemoryDisk::with_contents(&[1; 4096]));
 /// let image = folder.path().join("root.raw");
-/// let disk = HydratingDisk::open(source, ContentDigest::new([7; 32]), &image)?;
+/// let disk = HydratingDisk::open(source, [7; 32], &image)?;
 /// disk.write_at(Offset::ZERO, &[2; 512])?;
 /// while let Some(missing) = disk.missing(Offset::ZERO) {
 ///     disk.hydrate(missing)?;
@@ -79,6 +79,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HydratingDisk {
+    /// Whether a disk was begun at `image`, be it whole by now or not.
+    pub fn is_begun(image: &Path) -> bool {
+        Files::of(image).journal.exists()
+    }
+
     /// Opens the disk that `source` becomes at `image`, or goes on with it. `identity` tells sources
     /// apart: it stands for what the source holds, which never changes.
     ///
@@ -86,7 +91,7 @@ impl HydratingDisk {
     /// [`Error::File`] if the files cannot be made or opened, or if there is an image that was not
     /// hydrated; [`Error::OtherSource`] if it was, from another source; [`Error::Damaged`] if it is not known what is
     /// local; [`Error::InUse`]; [`Error::NotWholeSectors`].
-    pub fn open(source: Arc<dyn BlockRead>, identity: ContentDigest, image: &Path) -> Result<Self> {
+    pub fn open(source: Arc<dyn BlockRead>, identity: [u8; 32], image: &Path) -> Result<Self> {
         let (files, size) = (Files::of(image), source.size());
         // The image is locked before the journal is touched.
         let (image, (journal, local)) = if files.journal.exists() {

@@ -4,7 +4,7 @@ use super::*;
 use crate::MemoryDisk;
 
 const SECTORS: u64 = 64;
-const IDENTITY: ContentDigest = ContentDigest::new([5; 32]);
+const IDENTITY: [u8; 32] = [5; 32];
 
 fn extent(first: u64, sectors: u64) -> Extent {
     let sectors = sectors.min(SECTORS - first);
@@ -188,7 +188,7 @@ fn every_flipped_bit_but_of_the_last_record_is_found() {
 #[test]
 fn another_source_and_an_image_of_another_making_are_refused() {
     let (folder, image, _journal) = part_local();
-    let other = ContentDigest::new([6; 32]);
+    let other = [6; 32];
     let error = HydratingDisk::open(source(), other, &image).unwrap_err();
     assert!(matches!(error, Error::OtherSource { .. }), "{error}");
     let longer = Arc::new(MemoryDisk::new(Length::mib(1)));
