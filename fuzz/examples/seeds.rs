@@ -8,7 +8,10 @@ use afterimage_block::{
     Change, ContentDigest, DiskId, Epoch, Extent, ExtentSet, Length, MemoryDisk, Offset, Sequence,
     Timestamp,
 };
-use afterimage_changelog::{FileWriter, HrlId, HrlOptions, HrlWriter, LogHeader, WriterOptions};
+use afterimage_changelog::{
+    DiskStates, FileWriter, HrlId, HrlOptions, HrlWriter, LogHeader, Provenance, StateDigest,
+    WriterOptions,
+};
 use afterimage_resync::{
     BlockIndex, BlockSize, Comparer, Error, Session, Signature, SignaturePage,
 };
@@ -84,7 +87,8 @@ fn noise(target: &str, lengths: &[usize]) -> Result {
     Ok(())
 }
 
-/// A sealed log, the same never sealed, the same torn, and a sealed one without records.
+/// A sealed log, the same never sealed, the same torn, a sealed one without records, and one whose
+/// footer has pages and states of the disk.
 fn logs() -> Result<Vec<Vec<u8>>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("log");
@@ -120,7 +124,18 @@ fn logs() -> Result<Vec<Vec<u8>>> {
     let sealed = std::fs::read(&path)?;
     let torn = open[..open.len() - 20].to_vec();
     begin()?.seal(ContentDigest::NONE)?;
-    Ok(vec![sealed, open, torn, std::fs::read(&path)?])
+    let empty = std::fs::read(&path)?;
+    let mut log = begin()?;
+    for place in 0..260 {
+        let gone = Extent::new(Offset::new(place * 240), Length::new(200))?;
+        log.append(Change::Discard(gone), Timestamp::from_nanos(7))?;
+    }
+    let states = DiskStates {
+        before: Some(StateDigest::new([8; 32])),
+        after: Some(StateDigest::new([9; 32])),
+    };
+    log.seal(Provenance::from(ContentDigest::NONE).with_states(states))?;
+    Ok(vec![sealed, open, torn, empty, std::fs::read(&path)?])
 }
 
 /// An HRL that was closed, one without checksums of its data, and the first as it was before.

@@ -8,15 +8,15 @@
 //! - Records lie on the disk and one behind the other; together they are no longer than the input.
 //! - What verified is a log by itself: cut there, it reads the same and ends whole.
 //! - A sealed log that opens says of itself what its records say, applies as they do in their order,
-//!   and is byte for byte what the writer makes of them.
+//!   and is byte for byte what the writer makes of them; looked up, its index is the same.
 
 use std::io::Read;
 use std::path::Path;
 
-use afterimage_block::{Length, MemoryDisk, Timestamp};
+use afterimage_block::{Extent, Length, MemoryDisk, Timestamp};
 use afterimage_changelog::{
-    Encoded, Encoder, Kind, LogHeader, Reader, Record, RecordHeader, SealedLog, StreamReader,
-    Summary, Tail, recover,
+    Encoded, Encoder, Index, IndexedLog, Kind, LogHeader, Provenance, Reader, Record, RecordHeader,
+    SealedLog, StreamReader, Summary, Tail, recover,
 };
 use bytes::Bytes;
 
@@ -25,6 +25,8 @@ use crate::scratch;
 
 /// Disks up to this size are made, and logs applied to them.
 const DISK_MAX: u64 = 1 << 20;
+/// An index with more pieces than this has pages.
+const PAGE: usize = 256;
 
 /// Checks the laws on `input`.
 pub fn check(input: &[u8]) {
@@ -139,9 +141,24 @@ fn sealed(path: &Path, log: &[u8], contents: Option<Contents>) {
     assert_eq!(summary.file_length, Length::of(log));
     let index = sealed.index().expect("it was read before");
     assert_eq!(index.pieces(), index.iter().count());
+    looked_up(&sealed, &index, path);
     applied(&sealed, &contents);
-    if let Some(again) = encoded(&contents, &summary) {
+    if let Some(again) = encoded(&contents, &summary, index.pieces()) {
         assert!(again == log, "a sealed log has one form only");
+    }
+}
+
+/// Every second piece by itself, and all at once.
+fn looked_up(sealed: &SealedLog, index: &Index, path: &Path) {
+    let log = IndexedLog::open(path).expect("what opens has an index");
+    assert_eq!(log.summary(), sealed.summary());
+    for piece in index.iter().step_by(2) {
+        let found = log.lookup(piece.extent).expect("the index is sound");
+        assert_eq!(found, [piece]);
+    }
+    if let Some(whole) = Extent::whole(sealed.header().disk_size) {
+        let found = log.lookup(whole).expect("the index is sound");
+        assert!(found.into_iter().eq(index.iter()));
     }
 }
 
@@ -162,8 +179,9 @@ fn applied(sealed: &SealedLog, contents: &Contents) {
     assert!(by_index.contents() == in_order.contents());
 }
 
-/// What the encoder makes of the records; `None` if a label is no text, so that it cannot be said.
-fn encoded(contents: &Contents, summary: &Summary) -> Option<Vec<u8>> {
+/// What the encoder makes of the records; `None` if a label is no text, so that it cannot be said, or
+/// if the index has no pages where it would have today.
+fn encoded(contents: &Contents, summary: &Summary, pieces: usize) -> Option<Vec<u8>> {
     let (mut encoder, head) = Encoder::new(contents.header);
     let mut log = head.to_vec();
     for record in &contents.records {
@@ -178,7 +196,11 @@ fn encoded(contents: &Contents, summary: &Summary) -> Option<Vec<u8>> {
         }
     }
     assert_eq!(encoder.position(), log.len() as u64);
-    let (footer, ours) = encoder.seal(summary.content, summary.predecessor);
+    let provenance = Provenance::from(summary.predecessor).with_states(summary.states);
+    let (footer, ours) = encoder.seal(summary.content, provenance);
+    if pieces > PAGE && ours.file_length != summary.file_length {
+        return None;
+    }
     assert_eq!(ours, *summary);
     log.extend_from_slice(&footer);
     Some(log)

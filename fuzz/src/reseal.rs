@@ -9,6 +9,10 @@ const HEADER: usize = 128;
 const RECORD: usize = 48;
 const FOOTER: usize = 128;
 const TRAILER: usize = 32;
+const PIECE: usize = 32;
+const FENCE: usize = 16;
+/// The pieces of a page.
+const PAGE: usize = 256;
 const PAYLOAD_MAX: usize = 1 << 20;
 
 /// Gives a change log the checksums, lengths and digests that its other bytes ask for: header,
@@ -58,7 +62,8 @@ fn footer(log: &mut [u8], at: usize) {
     let content = Sha256::digest(&log[..at]);
     log[at + 32..at + 64].copy_from_slice(&content);
     let (start, length) = (at as u64, (end - at) as u64);
-    let checksum = crc32fast::hash(&log[at..end]);
+    let proved = fences(&mut log[at..end]).unwrap_or(end - at);
+    let checksum = crc32fast::hash(&log[at..at + proved]);
     let trailer = &mut log[end..];
     trailer[..8].copy_from_slice(b"AITRAILR");
     trailer[8..16].copy_from_slice(&start.to_le_bytes());
@@ -66,6 +71,25 @@ fn footer(log: &mut [u8], at: usize) {
     trailer[24..28].copy_from_slice(&checksum.to_le_bytes());
     let checksum = crc32fast::hash(&trailer[..28]);
     trailer[28..].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// Gives a footer with pages its fence table; where that ends.
+fn fences(footer: &mut [u8]) -> Option<usize> {
+    let flags = footer[4];
+    let pieces = u64::from_le_bytes(footer.get(24..32)?.try_into().ok()?);
+    let pieces = usize::try_from(pieces).ok().filter(|_| flags & 1 == 1)?;
+    let start = FOOTER + 32 * (flags & 6).count_ones() as usize;
+    let end = start.checked_add(pieces.div_ceil(PAGE).checked_mul(FENCE)?)?;
+    let (head, pages) = footer.split_at_mut_checked(end)?;
+    let pages = pages.get(..pieces.checked_mul(PIECE)?)?;
+    let fences = head[start..].chunks_exact_mut(FENCE);
+    for (fence, page) in fences.zip(pages.chunks(PAGE * PIECE)) {
+        fence[..8].copy_from_slice(&page[..8]);
+        let count = u32::try_from(page.len() / PIECE).ok()?;
+        fence[8..12].copy_from_slice(&count.to_le_bytes());
+        fence[12..].copy_from_slice(&crc32fast::hash(page).to_le_bytes());
+    }
+    Some(end)
 }
 
 const HRL_HEADER: usize = 4096;

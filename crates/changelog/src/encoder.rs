@@ -7,7 +7,7 @@ use afterimage_block::{
 use crate::index::Stored;
 use crate::record::{Kind, PAYLOAD_MAX, is_size};
 use crate::resolve::Resolver;
-use crate::{Error, LogHeader, RecordHeader, Result, Summary};
+use crate::{Error, LogHeader, Provenance, RecordHeader, Result, Summary};
 
 /// Turns changes into the bytes of a log. It does no I/O and keeps no payload: each record is handed
 /// to the caller as its header and the borrowed payload, to be written one behind the other.
@@ -203,15 +203,20 @@ impl Encoder {
         self.index.has_room(limit)
     }
 
-    /// The bytes that seal the log, given the SHA-256 of everything before them and that of the
-    /// disk's log before this one.
-    pub fn seal(self, content: ContentDigest, predecessor: ContentDigest) -> (Vec<u8>, Summary) {
+    /// The bytes that seal the log, given the SHA-256 of everything before them and what it follows.
+    pub fn seal(
+        self,
+        content: ContentDigest,
+        provenance: impl Into<Provenance>,
+    ) -> (Vec<u8>, Summary) {
+        let provenance = provenance.into();
         let index = self.index.finish();
         let mut summary = Summary {
             records: self.next.get(),
             payload: self.payload,
             content,
-            predecessor,
+            predecessor: provenance.predecessor,
+            states: provenance.states,
             resized: self.resized,
             file_length: Length::ZERO,
         };

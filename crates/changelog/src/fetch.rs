@@ -1,31 +1,38 @@
 //! Single records of a log file, wherever they are.
 
+use std::fs::File;
 use std::path::Path;
 
 use afterimage_block::Length;
 use bytes::Bytes;
 
-use crate::file::LogFile;
+use crate::file::{LogFile, ReadAt};
 use crate::{Error, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result};
 
 /// A native log file of which records are read by their position, each proved.
 #[derive(Debug)]
-pub(crate) struct RecordFile<'a> {
-    file: LogFile<'a>,
+pub(crate) struct RecordFile<'a, S = File> {
+    file: LogFile<'a, S>,
     header: LogHeader,
     salt: u32,
 }
 
 impl<'a> RecordFile<'a> {
     pub(crate) fn open(path: &'a Path) -> Result<Self> {
-        let file = LogFile::open(path)?;
+        Self::over(LogFile::open(path)?)
+    }
+}
+
+impl<'a, S: ReadAt> RecordFile<'a, S> {
+    pub(crate) fn over(file: LogFile<'a, S>) -> Result<Self> {
         let mut bytes = Vec::new();
         file.read_up_to(&mut bytes, 0, LogHeader::LEN)?;
-        let (header, salt) = LogHeader::parse(&bytes).map_err(|error| error.in_file(path))?;
+        let parsed = LogHeader::parse(&bytes);
+        let (header, salt) = parsed.map_err(|error| error.in_file(file.path()))?;
         Ok(Self { file, header, salt })
     }
 
-    pub(crate) fn file(&self) -> &LogFile<'a> {
+    pub(crate) fn file(&self) -> &LogFile<'a, S> {
         &self.file
     }
 

@@ -49,7 +49,8 @@
 //! appended to: SHA-256 is slower than the writes that it would have to keep up with.
 //!
 //! *The index is resolved*: disjoint pieces, the newest record winning, so that applying a log
-//! writes each byte once and a reader finds a range without looking at any payload.
+//! writes each byte once and a reader finds a range without looking at any payload. A long one is in
+//! pages, each proved by itself, so that an [`IndexedLog`] reads only those that it needs.
 //!
 //! *Either format is a [`ChangeLog`]*: applied, converted and undone by the same code. Only the native
 //! one says which disk and generation it is of, so only native logs are merged.
@@ -70,11 +71,14 @@ mod error;
 mod fetch;
 mod fields;
 mod file;
+mod footer;
 mod gap;
 mod header;
 mod hrl;
 mod index;
+mod lookup;
 mod merge;
+mod pages;
 mod pool;
 mod reader;
 mod record;
@@ -82,6 +86,8 @@ mod recover;
 mod resolve;
 mod salvage;
 mod sealed;
+mod states;
+mod trailer;
 mod undo;
 mod writer;
 
@@ -92,18 +98,23 @@ pub use convert::{to_hrl, to_native};
 pub use durability::{Durability, ForceSchedule};
 pub use encoder::{Encoded, Encoder};
 pub use error::{Error, Result};
+pub use file::ReadAt;
+pub use footer::Summary;
 pub use gap::Gap;
 pub use header::LogHeader;
 pub use hrl::{
     HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSalvaged, HrlSummary, HrlTime,
     HrlVersion, HrlWriter,
 };
-pub use index::{Index, Piece, Summary, Trailer};
+pub use index::{Index, Piece};
+pub use lookup::IndexedLog;
 pub use merge::merge;
 pub use reader::{Reader, Record, StreamReader, Tail};
 pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
 pub use recover::{Recovered, recover};
 pub use salvage::{Salvaged, salvage};
 pub use sealed::SealedLog;
+pub use states::{DiskStates, Provenance, StateDigest};
+pub use trailer::Trailer;
 pub use undo::{Undoable, apply_with_undo, record_undo};
 pub use writer::{FileWriter, WriterOptions};

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use afterimage_block::{Change, ContentDigest, Extent, Length, Slice};
+use afterimage_block::{ContentDigest, Extent, Length, Slice};
 
 use crate::convert::discard_file;
 use crate::index::Stored;
 use crate::pool::RecordPool;
-use crate::record::Kind;
 use crate::{Error, FileWriter, LogHeader, Record, Result, SealedLog, WriterOptions};
 
 /// The records that are held until they are written: few enough to stay in the cache.
@@ -177,12 +176,8 @@ fn copy(newest: &[Run], mut records: RecordPool<'_>, merged: &mut FileWriter) ->
     let (mut batch, mut held) = (Vec::new(), 0);
     for (extent, source) in newest {
         let Source { log, stored } = *source;
-        let data = match stored.kind {
-            Kind::Write => stored.skip.saturating_add(extent.length().get()),
-            _ => 0,
-        };
-        let record = records.record(log, stored.record, data)?;
-        if newest_of(&record, *extent, stored).is_none() {
+        let record = records.record(log, stored.record, stored.payload_for(*extent))?;
+        if stored.change_in(&record, *extent).is_none() {
             let reason = "the record is not the one that the index names";
             return Err(Error::damaged(record.at, reason).in_file(records.path(log)));
         }
@@ -199,28 +194,7 @@ fn copy(newest: &[Run], mut records: RecordPool<'_>, merged: &mut FileWriter) ->
 
 fn append(batch: &[(Record, Extent, Stored)], merged: &mut FileWriter) -> Result<()> {
     let changes = batch.iter().filter_map(|(record, extent, stored)| {
-        Some((newest_of(record, *extent, *stored)?, record.time()))
+        Some((stored.change_in(record, *extent)?, record.time()))
     });
     merged.append_batch(&changes.collect::<Vec<_>>()).map(drop)
-}
-
-/// What `record` does to `extent`, if that is what the index says.
-fn newest_of(record: &Record, extent: Extent, stored: Stored) -> Option<Change<'_>> {
-    let whole = record
-        .header
-        .extent
-        .filter(|whole| whole.contains(extent))?;
-    match record.header.kind {
-        kind if kind != stored.kind => None,
-        Kind::Write => {
-            let skip = extent.start().checked_since(whole.start())?;
-            let (from, length) = (skip.to_usize()?, extent.length().to_usize()?);
-            let data = record.payload.get(from..)?.get(..length)?;
-            let offset = extent.start();
-            Some(Change::Write { offset, data })
-        }
-        Kind::WriteZeroes => Some(Change::WriteZeroes(extent)),
-        Kind::Discard => Some(Change::Discard(extent)),
-        Kind::Bookmark | Kind::Barrier | Kind::Resize => None,
-    }
 }

@@ -49,7 +49,7 @@ pub struct Salvaged {
 pub fn salvage(path: &Path, mut take: impl FnMut(&Record) -> Result<()>) -> Result<Salvaged> {
     let log = RecordFile::open(path)?;
     let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
-    let footer = match read_footer(&file, path) {
+    let footer = match read_footer(log.file()) {
         Ok(footer) => Some(footer),
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => None,

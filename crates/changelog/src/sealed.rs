@@ -10,14 +10,18 @@ use sha2::{Digest, Sha256};
 
 use crate::apply::{Applied, apply_pieces};
 use crate::fields::all_zero;
-use crate::file::LogFile;
+use crate::file::{LogFile, ReadAt};
+use crate::footer::Head;
 use crate::index::Stored;
+use crate::pages::PIECE;
 use crate::reader::{Record, StreamReader, Tail, label};
 use crate::resolve::Resolver;
 use crate::writer::io_error;
-use crate::{BarrierMark, Error, Index, Kind, LogHeader, Result, Summary, Trailer};
+use crate::{
+    BarrierMark, Error, Index, IndexedLog, Kind, LogHeader, Piece, Result, Summary, Trailer,
+};
 
-/// The bytes of a footer that are read at a time: whole entries.
+/// The bytes of a footer that are read at a time: whole entries, behind a head.
 const FOOTER_STEP: usize = 1 << 20;
 /// What is read at a time: as much as stays in the cache until it is digested and copied.
 const BUFFER: usize = 128 << 10;
@@ -47,8 +51,8 @@ impl SealedLog {
     /// # Errors
     /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`].
     pub fn open(path: &Path) -> Result<Self> {
+        let (summary, index, footer_at) = read_footer(&LogFile::open(path)?)?;
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
-        let (summary, index, footer_at) = read_footer(&file, path)?;
         let mut body = Digesting::new((&file).take(footer_at));
         let buffered = BufReader::with_capacity(BUFFER, &mut body);
         let mut reader = StreamReader::new(buffered)?;
@@ -121,14 +125,29 @@ impl SealedLog {
     /// # Errors
     /// [`Error::Io`]; [`Error::Damaged`] if the file was changed since it was proved.
     pub fn index(&self) -> Result<Index> {
-        let file = File::open(&self.path);
-        let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
-        let (summary, index, footer_at) = read_footer(&file, &self.path)?;
-        if summary != self.summary {
-            let error = Error::damaged(footer_at, "the log was replaced by another meanwhile");
-            return Err(error.in_file(&self.path));
-        }
+        let (summary, index, footer_at) = read_footer(&LogFile::open(&self.path)?)?;
+        self.check_same(&summary, footer_at)?;
         Ok(index)
+    }
+
+    /// Where the newest state of what it changes in `extent` is, cut to fit, in order: found without
+    /// reading all of the index. For many lookups, or to read the bytes, see [`IndexedLog`].
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::InFile`] if the file was changed since it was proved.
+    pub fn lookup(&self, extent: Extent) -> Result<Vec<Piece>> {
+        let log = IndexedLog::open(&self.path)?;
+        self.check_same(log.summary(), self.summary.file_length.get())?;
+        log.lookup(extent)
+    }
+
+    /// Refuses a footer at `at` that is of another log.
+    fn check_same(&self, found: &Summary, at: u64) -> Result<()> {
+        if *found == self.summary {
+            return Ok(());
+        }
+        let error = Error::damaged(at, "the log was replaced by another meanwhile");
+        Err(error.in_file(&self.path))
     }
 
     /// Hands its records to `take`, in order, labels included.
@@ -193,44 +212,52 @@ impl SealedLog {
 }
 
 /// Summary, index and the footer's position of a sealed log.
-pub(crate) fn read_footer(file: &File, path: &Path) -> Result<(Summary, Index, u64)> {
-    let io = |at| move |source| io_error("read", path, at, source);
-    let length = file.metadata().map_err(io(0))?.len();
-    let mut head = [0; LogHeader::LEN];
-    if length < (LogHeader::LEN + Trailer::LEN) as u64 {
+pub(crate) fn read_footer(file: &LogFile<'_>) -> Result<(Summary, Index, u64)> {
+    let mut head = Vec::new();
+    file.read_up_to(&mut head, 0, LogHeader::LEN)?;
+    if file.length() < (LogHeader::LEN + Trailer::LEN) as u64 {
         return Err(Error::NotSealed);
     }
-    file.read_exact_at(&mut head, 0).map_err(io(0))?;
     let (header, _) = LogHeader::parse(&head)?;
-    let mut tail = [0; Trailer::LEN];
-    let tail_at = length - Trailer::LEN as u64;
-    file.read_exact_at(&mut tail, tail_at)
-        .map_err(io(tail_at))?;
-    let trailer = Trailer::parse(&tail, Length::new(length))?;
-    let footer = read_pieces(file, path, &trailer)?;
+    let trailer = read_trailer(file)?;
+    let length = trailer.footer_length.to_usize().unwrap_or(usize::MAX);
+    let mut footer = Vec::new();
+    read_entries(file, &mut footer, trailer.footer_at, length)?;
     let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
     Ok((summary, index, trailer.footer_at))
 }
 
-/// The bytes of a footer. What is announced may be the hole of a sparse file, so memory grows with
-/// what is really there: no entry of an index is all zeros.
-fn read_pieces(file: &File, path: &Path, trailer: &Trailer) -> Result<Vec<u8>> {
-    let length = trailer.footer_length.to_usize().unwrap_or(usize::MAX);
-    let mut footer = Vec::new();
+pub(crate) fn read_trailer<S: ReadAt>(file: &LogFile<'_, S>) -> Result<Trailer> {
+    let mut tail = Vec::new();
+    let tail_at = file.length().saturating_sub(Trailer::LEN as u64);
+    file.read_up_to(&mut tail, tail_at, Trailer::LEN)?;
+    Trailer::parse(&tail, Length::new(file.length()))
+}
+
+/// Reads the first `length` bytes of the footer at `at`, of which some may be in `footer` already. What
+/// is announced may be the hole of a sparse file, so memory grows with what is really there: no entry
+/// of an index is all zeros, nor are two of a fence table.
+pub(crate) fn read_entries<S: ReadAt>(
+    file: &LogFile<'_, S>,
+    footer: &mut Vec<u8>,
+    at: u64,
+    length: usize,
+) -> Result<()> {
+    footer.truncate(length);
     while footer.len() < length {
         let start = footer.len();
-        let at = trailer.footer_at + start as u64;
+        let at = at + start as u64;
         footer.resize(length.min(start + FOOTER_STEP), 0);
         let part = footer.get_mut(start..).unwrap_or_default();
-        let read = file.read_exact_at(part, at);
-        read.map_err(|source| io_error("read", path, at, source))?;
-        // The first 128 bytes are no entries, and may be zeros in part.
-        let entries = part.chunks(32).skip(if start == 0 { 4 } else { 0 });
-        if entries.into_iter().any(all_zero) {
+        file.read(part, at)?;
+        // The head is no entry, and may be zeros in part.
+        let head = if start == 0 { Head::LEN_MAX } else { 0 };
+        let entries = part.get(head..).unwrap_or_default();
+        if entries.chunks(PIECE).any(all_zero) {
             return Err(Error::damaged(at, "the index has an empty entry"));
         }
     }
-    Ok(footer)
+    Ok(())
 }
 
 /// A reader that digests what is read.

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
-use crate::{BarrierMark, Error, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, SealedLog};
+use crate::{
+    BarrierMark, Error, LogHeader, PAYLOAD_MAX, Provenance, Record, RecordHeader, Result, SealedLog,
+};
 
 /// The most records in one vectored write: Linux takes 1024 pieces of memory.
 const GROUP: usize = 512;
@@ -322,12 +324,12 @@ impl FileWriter {
 
     /// Ends the log: appends its index and digests, and makes file and folder entry durable.
     ///
-    /// `predecessor` is the content digest of the disk's log before this one,
-    /// [`ContentDigest::NONE`] if there is none.
+    /// `provenance` says what it follows: the content digest of the disk's log before this one, or
+    /// [`ContentDigest::NONE`] if there is none; and which states of the disk it leads from and to.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Poisoned`]. The file is left as it is: open, or torn.
-    pub fn seal(mut self, predecessor: ContentDigest) -> Result<SealedLog> {
+    pub fn seal(mut self, provenance: impl Into<Provenance>) -> Result<SealedLog> {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
@@ -336,7 +338,7 @@ impl FileWriter {
             Some(digest) => ContentDigest::new(digest.finalize().into()),
             None => digest_of(&self.file, &self.path, end)?,
         };
-        let (bytes, summary) = self.encoder.seal(content, predecessor);
+        let (bytes, summary) = self.encoder.seal(content, provenance);
         let io = |operation| {
             let path = &self.path;
             move |source| io_error(operation, path, end, source)
