@@ -7,7 +7,7 @@ use afterimage_block::{
 use crate::index::Stored;
 use crate::record::{Kind, PAYLOAD_MAX, is_size};
 use crate::resolve::Resolver;
-use crate::{Error, LogHeader, Provenance, RecordHeader, Result, Summary};
+use crate::{Error, LogHeader, Piece, Provenance, RecordHeader, Result, Summary};
 
 /// Turns changes into the bytes of a log. It does no I/O and keeps no payload: each record is handed
 /// to the caller as its header and the borrowed payload, to be written one behind the other.
@@ -201,6 +201,12 @@ impl Encoder {
     /// Whether the index has fewer than `limit` pieces.
     pub fn has_room(&mut self, limit: usize) -> bool {
         self.index.has_room(limit)
+    }
+
+    /// The newest state of the bytes of `extent` that were changed, in order.
+    pub(crate) fn newest_within(&mut self, extent: Extent) -> impl Iterator<Item = Piece> {
+        let newest = self.index.within(extent);
+        newest.map(|(extent, stored)| Piece::new(extent, stored))
     }
 
     /// The bytes that seal the log, given the SHA-256 of everything before them and what it follows.

@@ -58,6 +58,9 @@
 //! *Before-images are durable first.* [`apply_with_undo`] seals the undo log before the disk's first
 //! byte changes, so that whatever interrupts it can be taken back.
 //!
+//! *All or nothing.* A [`Stage`] keeps what is written to a disk beside it, until all of it is there and
+//! is made as one change that can be taken back.
+//!
 //! *The predecessor stands in the footer*, since the log before this one is sealed only after this
 //! one has begun to take writes.
 
@@ -86,6 +89,7 @@ mod recover;
 mod resolve;
 mod salvage;
 mod sealed;
+mod stage;
 mod states;
 mod trailer;
 mod undo;
@@ -114,6 +118,7 @@ pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
 pub use recover::{Recovered, recover};
 pub use salvage::{Salvaged, salvage};
 pub use sealed::SealedLog;
+pub use stage::{Made, Stage, Staged, StagedDisk};
 pub use states::{DiskStates, Provenance, StateDigest};
 pub use trailer::Trailer;
 pub use undo::{Undoable, apply_with_undo, record_undo};

@@ -65,6 +65,12 @@ impl Resolver {
         self.recent.clear();
     }
 
+    /// The newest changes of the bytes of `extent`, in order.
+    pub(crate) fn within(&mut self, extent: Extent) -> impl Iterator<Item = (Extent, Stored)> {
+        self.settle();
+        self.newest.within(extent)
+    }
+
     /// The index of all changes.
     pub(crate) fn finish(mut self) -> Index {
         self.settle();

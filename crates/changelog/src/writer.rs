@@ -1,10 +1,10 @@
 //! A log file that is being written.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use afterimage_block::{Change, ContentDigest, Length, Lsn, Timestamp};
+use afterimage_block::{Change, ContentDigest, Extent, Length, Lsn, Timestamp};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
 use crate::{
-    BarrierMark, Error, LogHeader, PAYLOAD_MAX, Provenance, Record, RecordHeader, Result, SealedLog,
+    BarrierMark, Error, LogHeader, PAYLOAD_MAX, Piece, Provenance, Record, RecordHeader, Result,
+    SealedLog,
 };
 
 /// The most records in one vectored write: Linux takes 1024 pieces of memory.
@@ -297,9 +298,23 @@ impl FileWriter {
         })
     }
 
+    /// Makes everything appended so far durable, and the file, in the same folder, that at `path`.
+    pub(crate) fn place(&mut self, path: &Path) -> Result<()> {
+        self.sync()?;
+        let placed = fs::rename(&self.path, path).and_then(|()| sync_folder(path));
+        placed.map_err(|source| io_error("place", path, 0, source))?;
+        self.path = path.into();
+        Ok(())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The newest state of the bytes of `extent` that were changed, in order.
+    pub(crate) fn newest_within(&mut self, extent: Extent) -> impl Iterator<Item = Piece> {
+        self.encoder.newest_within(extent)
     }
 
     /// What it is of.

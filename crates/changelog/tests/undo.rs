@@ -5,17 +5,16 @@
 mod common;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use afterimage_block::{
-    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Error as DiskError, Extent, Length,
-    MemoryDisk, Offset, Run, Timestamp, Zeroing,
+    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Length, MemoryDisk, Offset, Run,
+    Timestamp,
 };
 use afterimage_changelog::{
     ChangeLog, Error, FileWriter, HrlId, HrlOptions, HrlWriter, LogHeader, SealedLog,
     WriterOptions, apply_with_undo, record_undo, to_hrl,
 };
-use common::{SIZE, Step, contents_after, disk, header, seal, steps};
+use common::{Failing, SIZE, Step, contents_after, disk, header, seal, steps};
 use proptest::prelude::*;
 
 fn undo(path: &Path) -> FileWriter {
@@ -70,7 +69,7 @@ proptest! {
     fn what_was_interrupted_can_be_taken_back(steps in steps(), budget in 0..12_usize) {
         let folder = tempfile::tempdir().unwrap();
         let log = seal(&folder.path().join("log"), header(1, 1), &steps, ContentDigest::NONE);
-        let failing = Failing { disk: disk(), left: AtomicUsize::new(budget) };
+        let failing = Failing::after(budget, disk());
         let path = folder.path().join("undo");
         let result = apply_with_undo(&log, &failing, undo(&path));
         prop_assert_eq!(result.is_err(), log.index().unwrap().pieces() > budget);
@@ -159,59 +158,4 @@ fn an_hrl_past_the_end_of_the_disk_changes_nothing() {
         result.unwrap_err().cause(),
         Error::OutOfRange { .. }
     ));
-}
-
-/// A disk that fails after some changes.
-struct Failing {
-    disk: MemoryDisk,
-    left: AtomicUsize,
-}
-
-impl Failing {
-    fn spend(&self, extent: Extent) -> Result<(), DiskError> {
-        let spend = |left: usize| left.checked_sub(1);
-        let spent = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
-        spent.map(drop).map_err(|_| DiskError::OutOfRange {
-            offset: extent.start(),
-            length: extent.length(),
-            size: Length::ZERO,
-        })
-    }
-}
-
-impl BlockRead for Failing {
-    fn size(&self) -> Length {
-        self.disk.size()
-    }
-
-    fn read_at(&self, offset: Offset, buf: &mut [u8]) -> Result<(), DiskError> {
-        self.disk.read_at(offset, buf)
-    }
-
-    fn next_run(&self, from: Offset) -> Result<Option<Run>, DiskError> {
-        self.disk.next_run(from)
-    }
-}
-
-impl BlockWrite for Failing {
-    fn write_at(&self, offset: Offset, data: &[u8]) -> Result<(), DiskError> {
-        self.spend(Extent::new(offset, Length::of(data)).unwrap())?;
-        self.disk.write_at(offset, data)
-    }
-
-    fn write_zeroes(&self, extent: Extent, zeroing: Zeroing) -> Result<(), DiskError> {
-        self.spend(extent)?;
-        self.disk.write_zeroes(extent, zeroing)
-    }
-
-    fn discard(&self, extent: Extent) -> Result<(), DiskError> {
-        self.spend(extent)?;
-        self.disk.discard(extent)
-    }
-
-    fn flush(&self) -> Result<(), DiskError> {
-        self.disk.flush()
-    }
 }

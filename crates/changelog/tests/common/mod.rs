@@ -2,9 +2,12 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     clippy::unwrap_used,
     reason = "shared by tests that each need some of it"
 )]
+
+mod failing;
 
 use std::path::Path;
 
@@ -15,6 +18,8 @@ use afterimage_changelog::{
     BarrierMark, Consistency, FileWriter, GroupId, LogHeader, SealedLog, WriterOptions,
 };
 use proptest::prelude::*;
+
+pub(crate) use failing::Failing;
 
 pub(crate) const SIZE: u64 = 64 << 10;
 
