@@ -1,9 +1,10 @@
 //! Makes two disks equal, here or at the other end of any pipe.
 
+use afterimage_resync::protocol::Role;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use examples::log_to_stderr;
-use examples::resync::{Arguments, Cache, Display, Local, Peer, Pull, Push, Server, State};
+use examples::resync::{Arguments, Cache, Display, Local, Peer, Remote, Server, State};
 
 fn main() -> Result<()> {
     log_to_stderr();
@@ -11,12 +12,28 @@ fn main() -> Result<()> {
     let mut display = Display::new(arguments.json);
     let state = arguments.state.map(State::at);
     let cache = arguments.cache;
-    let (block_size, algorithm) = (arguments.block_size, arguments.digest.into());
+    let block_size = arguments.block_size;
+    let limit = arguments.limit.unwrap_or_default();
+    let read_limit = arguments.read_limit.unwrap_or_default();
+    let remote = |disk, role, peer| Remote {
+        disk,
+        role,
+        peer,
+        block_size,
+        algorithm: arguments.digest.into(),
+        limit: limit.clone(),
+        read_limit: read_limit.clone(),
+        state: state.clone(),
+        cache: cache.clone().map(Cache::at),
+        dry_run: arguments.dry_run,
+        verify: arguments.verify,
+    };
     let report = match (arguments.source, arguments.target, arguments.serve) {
         (Peer::Disk(disk), None, Some(transport)) => {
             let server = Server {
                 disk,
                 is_source: arguments.read_only,
+                read_limit,
                 state,
                 cache: cache.map(Cache::at),
                 create: arguments.create,
@@ -28,7 +45,8 @@ fn main() -> Result<()> {
             source,
             target,
             block_size,
-            limit: arguments.limit,
+            limit,
+            read_limit,
             state,
             cache: cache.map(State::at),
             dry_run: arguments.dry_run,
@@ -36,37 +54,18 @@ fn main() -> Result<()> {
             create: arguments.create,
         }
         .run(&mut display)?,
-        (Peer::Disk(source), Some(peer), None) => {
+        (Peer::Disk(disk), Some(peer), None) => {
             ensure!(!arguments.create, "--create is for the end that serves");
-            Push {
-                source,
-                peer,
-                block_size,
-                algorithm,
-                limit: arguments.limit,
-                state,
-                cache: cache.map(Cache::at),
-                dry_run: arguments.dry_run,
-                verify: arguments.verify,
-            }
-            .run(&mut display)?
+            let role = Role::Source;
+            remote(disk, role, peer).run(&mut display)?
         }
-        (peer, Some(Peer::Disk(target)), None) => {
+        (peer, Some(Peer::Disk(disk)), None) => {
             ensure!(
                 !arguments.create && !arguments.dry_run,
                 "--create and --dry-run are for a source that is here"
             );
-            Pull {
-                peer,
-                target,
-                block_size,
-                algorithm,
-                limit: arguments.limit,
-                state,
-                cache: cache.map(Cache::at),
-                verify: arguments.verify,
-            }
-            .run(&mut display)?
+            let role = Role::Target;
+            remote(disk, role, peer).run(&mut display)?
         }
         _ => bail!("one of the disks must be here"),
     };

@@ -1,13 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use afterimage_block::Length;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{Parser, ValueEnum};
 
-use super::{Peer, Transport};
+use super::{Peer, Speeds, Transport};
 
 /// Make TARGET equal to SOURCE, and move nothing but what differs.
 ///
@@ -40,9 +38,14 @@ pub struct Arguments {
     /// BLAKE3 takes a third of the time or less, SHA-256 is what other rules may ask for.
     #[arg(long, default_value = "blake3", conflicts_with = "serve")]
     pub digest: Digest,
-    /// Send, or write, no faster than this.
+    /// Send, or write, no faster than this. It may change with the hours of this machine's time zone:
+    /// mon-fri/08:00-18:00=10MiB/s,else=100MiB/s; days may be left out, and a speed may be none.
     #[arg(long, value_name = "100MiB/s", conflicts_with = "serve")]
-    pub limit: Option<Speed>,
+    pub limit: Option<Speeds>,
+    /// Read the disk that is right no faster than this, written likewise, so that a guest that uses it
+    /// is not held up.
+    #[arg(long, value_name = "100MiB/s")]
+    pub read_limit: Option<Speeds>,
     /// Keep here how far it is, to go on after a break. Nothing else may write to the target between,
     /// nor to a source that is a device or an export: of a file it is noticed.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
@@ -82,30 +85,5 @@ impl From<Digest> for Algorithm {
             Digest::Sha256 => Self::Sha256,
             Digest::Blake3 => Self::Blake3,
         }
-    }
-}
-
-/// Bytes a second, at least one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Speed(u64);
-
-impl Speed {
-    /// The bytes of one second.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-
-impl FromStr for Speed {
-    type Err = String;
-
-    /// `100MiB/s`, or without the `/s`.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let length = text.strip_suffix("/s").unwrap_or(text).parse::<Length>();
-        let bytes = length.map_err(|error| error.to_string())?.get();
-        if bytes == 0 {
-            return Err("nothing would ever be sent".into());
-        }
-        Ok(Self(bytes))
     }
 }

@@ -17,7 +17,7 @@ use super::{Cache, Place, State};
 /// An end whose disk is open.
 pub(super) struct End<'e> {
     pub(super) place: &'e Place,
-    pub(super) disk: Disk,
+    pub(super) disk: Disk<'e>,
     pub(super) state: Option<&'e State>,
     pub(super) cache: Option<&'e Cache>,
     /// Whether what is known from before is not looked at, at either end.
@@ -25,12 +25,13 @@ pub(super) struct End<'e> {
 }
 
 /// The disk that is right, or the one to be made equal.
-pub(super) enum Disk {
-    Source(Box<dyn BlockRead>),
-    Target(Box<dyn BlockWrite>),
+#[derive(Clone, Copy)]
+pub(super) enum Disk<'d> {
+    Source(&'d dyn BlockRead),
+    Target(&'d dyn BlockWrite),
 }
 
-impl Disk {
+impl Disk<'_> {
     pub(super) fn size(&self) -> Length {
         match self {
             Self::Source(disk) => disk.size(),
@@ -67,9 +68,9 @@ impl End<'_> {
             });
         }
         let (reader, writer) = streams;
-        Ok(match &self.disk {
-            Disk::Source(disk) => driver.run_source(&**disk, reader, writer)?,
-            Disk::Target(disk) => driver.run_target(&**disk, reader, writer)?,
+        Ok(match self.disk {
+            Disk::Source(disk) => driver.run_source(disk, reader, writer)?,
+            Disk::Target(disk) => driver.run_target(disk, reader, writer)?,
         })
     }
 
@@ -82,8 +83,8 @@ impl End<'_> {
     ) -> Result<RemoteProgress> {
         let driver = self.driver(terms, false, observe)?;
         let (reader, writer) = streams;
-        match &self.disk {
-            Disk::Source(disk) => Ok(driver.dry_run_source(&**disk, reader, writer)?),
+        match self.disk {
+            Disk::Source(disk) => Ok(driver.dry_run_source(disk, reader, writer)?),
             Disk::Target(_) => anyhow::bail!("only a source can tell what it would send"),
         }
     }

@@ -6,14 +6,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use afterimage_block::{BlockRead, Length};
-use afterimage_resync::{BlockSize, LocalResync, Progress, Session};
+use afterimage_resync::{BlockSize, LimitedDisk, LimitedSource, LocalResync, Progress, Session};
 use anyhow::{Result, ensure};
 
 use super::cache::Proof;
 use super::fingerprint::Fingerprint;
-use super::limit::LimitedDisk;
 use super::state::Kept;
-use super::{Display, Phase, Place, Report, Speed, State};
+use super::{Display, Phase, Place, Report, Speeds, State};
 
 /// How often the state is kept, the target being flushed first.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,7 +27,9 @@ pub struct Local {
     /// The unit of comparison.
     pub block_size: BlockSize,
     /// On writes.
-    pub limit: Option<Speed>,
+    pub limit: Speeds,
+    /// On reads of the source.
+    pub read_limit: Speeds,
     /// Where to keep how far it is.
     pub state: Option<State>,
     /// Where to keep that the disks were equal.
@@ -47,7 +48,8 @@ impl Local {
         self.source.ensure_other_than(&self.target)?;
         let of_source = Fingerprint::of_source(&self.source)?;
         let source = self.source.open_to_read()?;
-        let source = source.as_ref();
+        let (read_limit, limit) = (self.read_limit.follow(), self.limit.follow());
+        let source = &LimitedSource::new(source.as_ref(), read_limit.limit());
         let begun = Instant::now();
         if self.are_known_to_be_equal()? {
             return Ok(Report {
@@ -72,7 +74,7 @@ impl Local {
             return Ok(Report { dry_run, ..report });
         }
         let target = self.target.open_target(source.size(), self.create)?;
-        let target = LimitedDisk::new(target, self.limit);
+        let target = LimitedDisk::new(target.as_ref(), limit.limit());
         let resync = LocalResync::new(source, &target)?.threads(threads());
         let disks = (of_source, Fingerprint::of_target(&self.target)?);
         let mut session = self.session(source.size(), &disks)?;

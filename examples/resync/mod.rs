@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! Arguments --> Local: both disks here, bytes compared                  --+
-//!           \-> Push: a disk here --cmd: or tcp:--> Server: a disk there --+--> Report
-//!           \-> Pull: a disk here <--cmd: or tcp:-- Server: a disk there --+
+//!           \-> Remote: a disk here <--cmd: or tcp:--> Server: a disk there --+--> Report
 //! ```
 
 mod arguments;
@@ -14,20 +13,18 @@ mod fingerprint;
 mod limit;
 mod local;
 mod peer;
-mod pull;
-mod push;
+mod remote;
 mod report;
 mod serve;
 mod state;
 
-pub use arguments::{Arguments, Digest, Speed};
+pub use arguments::{Arguments, Digest};
 pub use cache::Cache;
 pub use disk::Place;
-pub use limit::{LimitedDisk, LimitedStream, Rate};
+pub use limit::{Followed, Speeds};
 pub use local::Local;
 pub use peer::Peer;
-pub use pull::Pull;
-pub use push::Push;
+pub use remote::Remote;
 pub use report::{Display, Phase, Report};
 pub use serve::{Server, Transport};
 pub use state::State;

@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
+use afterimage_resync::{Limit, LimitedStream};
 use anyhow::{Context, Result, bail, ensure};
 
-use super::limit::LimitedStream;
-use super::{Place, Speed};
+use super::Place;
 
 /// How long an end may say nothing, hashing a large disk for instance.
 pub(super) const SILENCE_MAX: Duration = Duration::from_hours(1);
@@ -42,11 +42,11 @@ impl Peer {
     /// Connects, and parts when `run` is done.
     pub(super) fn converse<T>(
         &self,
-        limit: Option<Speed>,
+        limit: &Limit,
         run: impl FnOnce((Reader, LimitedStream<Writer>)) -> Result<T>,
     ) -> Result<T> {
         let (reader, writer, child) = connect(self)?;
-        let ended = run((reader, LimitedStream::new(writer, limit)));
+        let ended = run((reader, LimitedStream::new(writer, limit.clone())));
         if let Some(child) = child {
             part(child, ended.is_ok())?;
         }

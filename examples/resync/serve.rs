@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use afterimage_resync::protocol::{Decoder, Hello, Message, Reason, Role};
 use afterimage_resync::remote::Terms;
-use afterimage_resync::{BlockSize, Error, Grid};
+use afterimage_resync::{BlockSize, Error, Grid, LimitedSource};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 
 use super::end::{Disk, End};
 use super::peer::SILENCE_MAX;
-use super::{Cache, Place, Report, State};
+use super::{Cache, Place, Report, Speeds, State};
 
 /// How long whoever connects may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(30);
@@ -52,6 +52,8 @@ pub struct Server {
     pub cache: Option<Cache>,
     /// Whether the disk is the one that is right, and only read.
     pub is_source: bool,
+    /// On reads of it, if so.
+    pub read_limit: Speeds,
     /// Make or extend the disk.
     pub create: bool,
     /// Tell outcomes as lines of JSON.
@@ -110,13 +112,23 @@ impl Server {
         reader: impl Read + Send + 'static,
         writer: impl Write + Send + 'static,
     ) -> Result<()> {
-        let disk = if self.is_source {
+        if self.is_source {
             ensure!(hello.role == Role::Target, "this disk is only read");
-            Disk::Source(self.disk.open_to_read()?)
-        } else {
-            let size = hello.grid.size();
-            Disk::Target(self.disk.open_target(size, self.create)?)
-        };
+            let disk = self.disk.open_to_read()?;
+            let read_limit = self.read_limit.follow();
+            let disk = LimitedSource::new(disk.as_ref(), read_limit.limit());
+            return self.exchange(hello, Disk::Source(&disk), (reader, writer));
+        }
+        let disk = self.disk.open_target(hello.grid.size(), self.create)?;
+        self.exchange(hello, Disk::Target(disk.as_ref()), (reader, writer))
+    }
+
+    fn exchange(
+        &self,
+        hello: &Hello,
+        disk: Disk<'_>,
+        streams: (impl Read + Send + 'static, impl Write + Send + 'static),
+    ) -> Result<()> {
         let end = End {
             place: &self.disk,
             disk,
@@ -132,7 +144,7 @@ impl Server {
         };
         let kept = end.kept()?.filter(|cursor| *cursor.terms() == terms);
         let (begun, is_resumed) = (Instant::now(), kept.is_some());
-        let progress = match end.run(terms, kept, |_| (), (reader, writer)) {
+        let progress = match end.run(terms, kept, |_| (), streams) {
             Err(error) if is_stop(&error) => {
                 eprintln!("the other end stopped: {error:#}");
                 // Nobody goes on with what this one kept.

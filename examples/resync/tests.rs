@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use afterimage_block::Length;
+use afterimage_resync::protocol::Role;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{CommandFactory, Parser};
 use examples::resync::{
-    Arguments, Cache, Display, LimitedStream, Local, Peer, Place, Pull, Push, Report, Server,
-    Speed, State,
+    Arguments, Cache, Display, Local, Peer, Place, Remote, Report, Server, Speeds, State,
 };
 use tempfile::TempDir;
 
@@ -68,7 +68,8 @@ impl Disks {
             source: self.place("source"),
             target: self.place("target"),
             block_size: BlockSize::MIN,
-            limit: None,
+            limit: Speeds::default(),
+            read_limit: Speeds::default(),
             state: None,
             cache: None,
             dry_run: false,
@@ -77,13 +78,15 @@ impl Disks {
         }
     }
 
-    fn push(&self, address: String) -> Push {
-        Push {
-            source: self.place("source"),
+    fn push(&self, address: String) -> Remote {
+        Remote {
+            disk: self.place("source"),
+            role: Role::Source,
             peer: Peer::Tcp(address),
             block_size: BlockSize::MIN,
             algorithm: Algorithm::Blake3,
-            limit: None,
+            limit: Speeds::default(),
+            read_limit: Speeds::default(),
             state: None,
             cache: None,
             dry_run: false,
@@ -95,6 +98,7 @@ impl Disks {
         Server {
             disk: self.place("target"),
             is_source: false,
+            read_limit: Speeds::default(),
             state: None,
             cache: None,
             create: false,
@@ -110,7 +114,7 @@ fn run_local(local: &Local) -> anyhow::Result<Report> {
 /// Pushes while `server` answers so many connections, each cut after so many bytes that it receives.
 fn push_to(
     server: &Server,
-    push: impl FnOnce(String) -> Push,
+    push: impl FnOnce(String) -> Remote,
     connections: usize,
     cut: usize,
 ) -> anyhow::Result<Report> {
@@ -175,7 +179,7 @@ fn a_dry_run_tells_the_same_and_changes_nothing() {
         ..disks.local()
     };
     let report = run_local(&local).unwrap();
-    let push = |address| Push {
+    let push = |address| Remote {
         dry_run,
         ..disks.push(address)
     };
@@ -251,7 +255,7 @@ fn a_disk_is_not_made_equal_to_itself() {
 #[test]
 fn the_other_end_of_a_connection_becomes_equal_and_both_prove_it() {
     let disks = Disks::new(every(50));
-    let push = |address| Push {
+    let push = |address| Remote {
         verify: true,
         ..disks.push(address)
     };
@@ -271,15 +275,13 @@ fn a_disk_here_becomes_equal_to_one_at_the_other_end() {
     };
     let run = |connections: usize, cut, verify| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let pull = Pull {
-            peer: Peer::Tcp(listener.local_addr().unwrap().to_string()),
-            target: disks.place("target"),
-            block_size: BlockSize::MIN,
-            algorithm: Algorithm::Blake3,
-            limit: None,
+        let pull = Remote {
+            disk: disks.place("target"),
+            role: Role::Target,
             state: Some(disks.state("pull.state")),
             cache: Some(disks.cache("target.cache")),
             verify,
+            ..disks.push(listener.local_addr().unwrap().to_string())
         };
         let server = &server;
         thread::scope(|scope| {
@@ -336,7 +338,7 @@ fn a_connection_that_broke_is_gone_on_with() {
         state: Some(disks.state("server.state")),
         ..disks.server()
     };
-    let push = |address| Push {
+    let push = |address| Remote {
         state: Some(disks.state("push.state")),
         ..disks.push(address)
     };
@@ -354,7 +356,7 @@ fn a_connection_that_broke_is_gone_on_with() {
 #[test]
 fn what_is_kept_of_a_source_that_was_written_since_is_not_believed() {
     let disks = Disks::new(|_| true);
-    let push = |address| Push {
+    let push = |address| Remote {
         state: Some(disks.state("push.state")),
         ..disks.push(address)
     };
@@ -386,7 +388,7 @@ fn a_disk_that_was_not_written_is_not_read_again() {
         ..disks.server()
     };
     let run = |verify| {
-        let push = |address| Push {
+        let push = |address| Remote {
             cache: Some(disks.cache("source.cache")),
             verify,
             ..disks.push(address)
@@ -428,7 +430,7 @@ fn a_disk_that_was_not_written_is_not_read_again() {
         assert_eq!(run(false).skipped, Length::ZERO);
         assert!(fs::read(&cache).unwrap() == kept);
     }
-    let push = |address| Push {
+    let push = |address| Remote {
         cache: Some(disks.cache("source.cache")),
         block_size: BlockSize::default(),
         ..disks.push(address)
@@ -472,20 +474,12 @@ fn write_at_the_end(path: &Path) {
 }
 
 #[test]
-fn a_limit_holds_for_streams_and_for_disks() {
-    let speed: Speed = "4MiB/s".parse().unwrap();
-    let begun = Instant::now();
-    let mut received = Vec::new();
-    LimitedStream::new(&mut received, Some(speed))
-        .write_all(&vec![7; 1 << 20])
-        .unwrap();
-    assert_eq!(received, vec![7; 1 << 20]);
-    assert!(begun.elapsed() >= Duration::from_millis(190));
-
+fn a_limit_holds_for_disks() {
     let disks = Disks::new(every(10));
     let begun = Instant::now();
     let local = Local {
-        limit: Some(speed),
+        limit: "4MiB/s".parse().unwrap(),
+        read_limit: "60MiB/s".parse().unwrap(),
         ..disks.local()
     };
     let report = run_local(&local).unwrap();
@@ -495,12 +489,46 @@ fn a_limit_holds_for_streams_and_for_disks() {
 }
 
 #[test]
+fn a_limit_follows_the_hours_of_the_week() {
+    let speeds: Speeds = "mon-fri/08:00-18:00=10MiB/s,sat-mon/12:00-13:00=none,else=1GiB/s"
+        .parse()
+        .unwrap();
+    let speeds = speeds.in_zone("UTC".parse().unwrap());
+    // 1970 began on a Thursday.
+    let at = |day: u64, hour: u64| {
+        let speed = speeds.at(Duration::from_hours(24 * day + hour));
+        speed.map(|speed| speed.get() >> 20)
+    };
+    assert_eq!(at(0, 7), Some(1024));
+    assert_eq!([at(0, 8), at(0, 12), at(0, 17)], [Some(10); 3]);
+    assert_eq!(at(0, 18), Some(1024));
+    assert_eq!([at(2, 9), at(2, 12), at(3, 12)], [Some(1024), None, None]);
+    assert_eq!(at(4, 12), Some(10), "the first that holds");
+    let speeds: Speeds = "22:00-06:00=none,1MiB/s".parse().unwrap();
+    let speeds = speeds.in_zone("CET-1".parse().unwrap());
+    let hours = [0, 4, 5, 20, 21].map(|hour| speeds.at(Duration::from_hours(hour)).is_some());
+    assert_eq!(hours, [false, false, true, true, false]);
+    for text in [
+        "",
+        "0",
+        "else=1MiB,2MiB",
+        "8-18=1MiB/s",
+        "mon-fun/08:00-18:00=1MiB/s",
+        "08:00=1MiB/s",
+        "08:00-18:00=",
+    ] {
+        assert!(text.parse::<Speeds>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn the_command_line_is_told_when_it_makes_no_sense() {
     Arguments::command().debug_assert();
     let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
     for line in [
         "resync a b --cache f",
         "resync nbd://127.0.0.1/x tcp:[::1]:7 --digest blake3 --verify --limit 100MiB/s",
+        "resync a b --limit mon-fri/08:00-18:00=10MiB/s,else=100MiB/s --read-limit 1GiB/s",
         "resync --serve stdio b --state f --create",
         "resync --serve stdio a --read-only --cache f",
         "resync cmd:x b --verify",

@@ -64,6 +64,9 @@
 //! ([`tree`]) in messages that are specified byte by byte ([`protocol`], `PROTOCOL.md`). Equal disks
 //! agree after one question, and a difference costs the nodes beside its path.
 //!
+//! *A limit is a shared value.* What is sent, read or written goes no faster than a [`Limit`], which
+//! whoever has a clock changes at any time.
+//!
 //! | Feature | |
 //! | --- | --- |
 //! | `blake3` | [`Algorithm`] has BLAKE3 beside SHA-256 |
@@ -74,6 +77,7 @@ mod digests;
 mod driver;
 mod error;
 mod grid;
+mod limit;
 mod line;
 mod local;
 pub mod protocol;
@@ -93,6 +97,7 @@ pub use digests::{Digests, DigestsError};
 pub use driver::Driver;
 pub use error::{Error, Result, Side};
 pub use grid::{BlockIndex, BlockSize, Grid, InvalidBlockSize};
+pub use limit::{Limit, LimitedDisk, LimitedSource, LimitedStream};
 pub use local::LocalResync;
 pub use scope::Scope;
 pub use session::{Progress, Session, Summary};
