@@ -11,6 +11,27 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 use crate::manifest::LENGTH_MAX;
 use crate::{Error, Result};
 
+/// An object that cannot be proved by what names it is read so often before it is called damaged:
+/// bits flip on the way, too.
+const READS: usize = 3;
+
+/// The result of `read`, which is made again if it says that an object is damaged or of another
+/// format.
+pub(crate) async fn proved<T, F>(read: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    for _ in 1..READS {
+        match read().await {
+            Err(error @ (Error::Damaged { .. } | Error::OtherFormat { .. })) => {
+                tracing::warn!(%error, "it is read again");
+            }
+            result => return result,
+        }
+    }
+    read().await
+}
+
 /// An object as it was read, to be replaced only while it is still that.
 #[derive(Clone, Debug)]
 pub(crate) struct Current {

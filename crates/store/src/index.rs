@@ -7,6 +7,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
 
+use crate::cas::proved;
 use crate::layout::{BLOCK, Birth, CHUNK, DiskLayout, Node, PAGE};
 use crate::{Error, Result, Store};
 
@@ -232,6 +233,24 @@ pub(crate) struct DiskObjects {
 }
 
 impl DiskObjects {
+    /// A whole object of `length` that `proves` knows.
+    async fn get_proved(
+        &self,
+        path: &Path,
+        length: u64,
+        proves: impl Fn(&Bytes) -> bool + Sync,
+    ) -> Result<Bytes> {
+        let proves = &proves;
+        let read = || async move {
+            let bytes = self.get(path, length).await?;
+            if proves(&bytes) {
+                return Ok(bytes);
+            }
+            Err(Error::damaged(path, "its digest does not match"))
+        };
+        proved(read).await
+    }
+
     async fn get(&self, path: &Path, length: u64) -> Result<Bytes> {
         let failed = |source| Error::store("read", path, source);
         let found = self.store.objects.get(path).await.map_err(failed)?;
@@ -282,11 +301,9 @@ impl DiskObjects {
 
     pub(crate) async fn read_root(&self, node: Node) -> Result<Root> {
         let path = self.layout.root(&node);
-        let count = self.size.get().div_ceil(PAGE.get());
-        let bytes = self.get(&path, count * PAGE_ENTRY as u64).await?;
-        if root_digest(&bytes) != node.digest {
-            return Err(Error::damaged(&path, "its digest does not match"));
-        }
+        let length = self.size.get().div_ceil(PAGE.get()) * PAGE_ENTRY as u64;
+        let is_root = |bytes: &Bytes| root_digest(bytes) == node.digest;
+        let bytes = self.get_proved(&path, length, is_root).await?;
         Ok(Root::decode(&bytes))
     }
 
@@ -305,13 +322,12 @@ impl DiskObjects {
             return Ok(zero);
         }
         let path = self.layout.page(number(extent.start(), PAGE), &node);
-        let page = Page {
-            entries: self.get(&path, zero.entries.len() as u64).await?.into(),
-        };
-        if page.digest() != node.digest {
-            return Err(Error::damaged(&path, "its digest does not match"));
-        }
-        Ok(page)
+        let length = zero.length().get();
+        let is_page = |bytes: &Bytes| digest_or_none(bytes) == node.digest;
+        let bytes = self.get_proved(&path, length, is_page).await?;
+        Ok(Page {
+            entries: bytes.into(),
+        })
     }
 
     /// Stores a page; nothing for zeros.
@@ -337,14 +353,9 @@ impl DiskObjects {
             return Ok(None);
         }
         let path = self.layout.chunk(number(chunk.start(), CHUNK), &node);
-        let content = self.get(&path, chunk.length().get()).await?;
-        if !page.verifies(in_page, &content) {
-            return Err(Error::damaged(
-                &path,
-                "its content does not match its digests",
-            ));
-        }
-        Ok(Some(content))
+        let is_chunk = |content: &Bytes| page.verifies(in_page, content);
+        let length = chunk.length().get();
+        self.get_proved(&path, length, is_chunk).await.map(Some)
     }
 
     /// Stores the content of a chunk; nothing for zeros. Returns what was sent.

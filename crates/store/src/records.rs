@@ -7,6 +7,7 @@ use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use object_store::path::Path;
 
+use crate::cas::proved;
 use crate::index::DiskObjects;
 use crate::{Error, LogObject, Result};
 
@@ -32,6 +33,15 @@ pub(crate) struct Outline {
 
 /// The outline of the log at `path`, which must be `object`, of `disk`.
 pub(crate) async fn outline(
+    objects: &DiskObjects,
+    path: &Path,
+    object: &LogObject,
+    disk: Option<DiskId>,
+) -> Result<Outline> {
+    proved(|| outline_once(objects, path, object, disk)).await
+}
+
+async fn outline_once(
     objects: &DiskObjects,
     path: &Path,
     object: &LogObject,
@@ -84,6 +94,14 @@ impl OpenLog {
     /// The payloads of the records that start where `ranges` do, verified. The ranges reach as far as
     /// the records are known to.
     pub(crate) async fn records(
+        &self,
+        objects: &DiskObjects,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<(u64, Bytes)>> {
+        proved(|| self.records_once(objects, ranges)).await
+    }
+
+    async fn records_once(
         &self,
         objects: &DiskObjects,
         ranges: &[Range<u64>],

@@ -2,7 +2,7 @@
 
 use afterimage_block::{Epoch, MachineId, SessionId};
 
-use crate::cas::{Current, Swap};
+use crate::cas::{Current, Swap, proved};
 use crate::manifest::{FORMAT, LENGTH_MAX};
 use crate::{Error, Fence, MachineName, Manifest, ReplicaDisk, Result, Store, Writer, layout};
 
@@ -55,6 +55,10 @@ impl Replica {
     }
 
     async fn read(&self) -> Result<Option<(Manifest, Current)>> {
+        proved(|| self.read_once()).await
+    }
+
+    async fn read_once(&self) -> Result<Option<(Manifest, Current)>> {
         let path = layout::manifest(&self.name);
         let Some(current) = self.store.cas.read(&path, LENGTH_MAX).await? else {
             return Ok(None);

@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt};
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
+use crate::cas::proved;
 use crate::index::{DiskObjects, Page, Root, chunk_in_page, pages};
 use crate::layout::{CHUNK, Node};
 use crate::records::outline;
@@ -247,6 +248,15 @@ async fn prove_log(
 ) -> Result<()> {
     objects.check_length(path, log.length).await?;
     let body_end = outline(objects, path, log, Some(disk.id)).await?.body_end;
+    proved(|| prove_body(objects, path, log, body_end)).await
+}
+
+async fn prove_body(
+    objects: &DiskObjects,
+    path: &Path,
+    log: &LogObject,
+    body_end: u64,
+) -> Result<()> {
     let (mut at, mut digest) = (0, Sha256::new());
     while at < body_end {
         let step = LOG_STEP.min(body_end - at);

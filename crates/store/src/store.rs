@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, path::Path};
 use serde_json::json;
 
-use crate::cas::{Cas, Swap};
+use crate::cas::{Cas, Swap, proved};
 use crate::manifest::FORMAT;
 use crate::{Error, MachineName, Replica, Result, layout};
 
@@ -214,6 +214,15 @@ impl Store {
 
     /// Checks the store's format, or marks a new one, and that conditions are honoured.
     async fn begin(self) -> Result<Self> {
+        proved(|| self.check_marker()).await?;
+        let session = afterimage_block::SessionId::random();
+        self.cas
+            .probe(&Path::from(format!("probe-{session}")))
+            .await?;
+        Ok(self)
+    }
+
+    async fn check_marker(&self) -> Result<()> {
         let marker = layout::marker();
         let bytes = Bytes::from(json!({ "format": FORMAT }).to_string());
         let found = match self.cas.read(&marker, MARKER_MAX).await? {
@@ -224,24 +233,15 @@ impl Store {
             },
         };
         let format: Option<serde_json::Value> = serde_json::from_slice(&found).ok();
-        match format
-            .as_ref()
-            .and_then(|value| value.get("format")?.as_u64())
-        {
-            Some(FORMAT) => {}
-            Some(found) => return Err(Error::OtherFormat { found }),
+        let format = format.and_then(|value| value.get("format")?.as_u64());
+        match format {
+            Some(FORMAT) => Ok(()),
+            Some(found) => Err(Error::OtherFormat { found }),
             None => {
-                return Err(Error::damaged(
-                    &marker,
-                    "it does not tell the store's format",
-                ));
+                let reason = "it does not tell the store's format";
+                Err(Error::damaged(&marker, reason))
             }
         }
-        let session = afterimage_block::SessionId::random();
-        self.cas
-            .probe(&Path::from(format!("probe-{session}")))
-            .await?;
-        Ok(self)
     }
 
     /// Whether it is in a local folder.

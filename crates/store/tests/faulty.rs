@@ -97,3 +97,20 @@ fn a_stale_list_lacks_at_most_what_is_new() {
         assert!(replica(&store, "b").existing().await.is_ok());
     });
 }
+
+/// What flips on the way is no damage: it is read again.
+#[test]
+fn bits_that_flip_on_the_way_are_no_damage() {
+    runtime().block_on(async {
+        let memory = Arc::new(InMemory::new());
+        let whole = Store::with_objects(memory.clone()).await.unwrap();
+        let flipping = Store::with_objects(Faulty::flipping(memory)).await.unwrap();
+        let images = history::live(&replica(&flipping, "a"), 5, 12).await;
+        history::check(&replica(&flipping, "a"), &images).await;
+        history::check(&replica(&whole, "a"), &images).await;
+        let mut scrub = replica(&flipping, "a").scrub();
+        while let Some(step) = scrub.step().await.unwrap() {
+            assert_eq!(step.damage, []);
+        }
+    });
+}

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -112,17 +113,63 @@ pub(crate) struct Faulty {
     weather: Arc<Weather>,
     /// What the first lists showed.
     listed: Mutex<Option<Vec<Path>>>,
+    /// How often each object was read, where bits flip on the way.
+    flips: Option<Mutex<HashMap<Path, usize>>>,
 }
+
+/// Of so many answers with an object's bytes, the first has a flipped bit.
+const FLIP_EVERY: usize = 16;
 
 impl Faulty {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, weather: Arc<Weather>) -> Arc<Self> {
-        let listed = Mutex::default();
         Arc::new(Self {
             inner,
             weather,
-            listed,
+            listed: Mutex::default(),
+            flips: None,
         })
     }
+
+    /// Bits flip on the way from `inner`: in the first answer with an object's bytes and some later
+    /// ones, and in two of three with a manifest's.
+    pub(crate) fn flipping(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            weather: Weather::new(0, 0),
+            listed: Mutex::default(),
+            flips: Some(Mutex::default()),
+        })
+    }
+
+    fn is_flipped(&self, location: &Path) -> bool {
+        let Some(flips) = &self.flips else {
+            return false;
+        };
+        let mut flips = flips.lock().unwrap();
+        let answers = flips.entry(location.clone()).or_default();
+        *answers += 1;
+        match location.filename() {
+            Some("manifest.json" | "afterimage.json") => *answers % 3 != 0,
+            _ => location.as_ref().contains("/disks/") && *answers % FLIP_EVERY == 1,
+        }
+    }
+}
+
+/// `result` with other bytes.
+async fn with_bytes(
+    result: GetResult,
+    change: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> Result<GetResult> {
+    let (meta, range) = (result.meta.clone(), result.range.clone());
+    let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
+    let bytes = change(result.bytes().await?.into());
+    Ok(GetResult {
+        payload: GetResultPayload::Stream(stream::iter([Ok(bytes.into())]).boxed()),
+        meta,
+        range,
+        attributes,
+        extensions,
+    })
 }
 
 impl fmt::Display for Faulty {
@@ -203,21 +250,21 @@ impl ObjectStore for Faulty {
             Some(Fault::Slow) => slow().await,
             _ => {}
         }
+        let has_no_body = options.head;
         let result = self.inner.get_opts(location, options).await?;
-        if fault != Some(Fault::Cut) {
-            return Ok(result);
+        if fault == Some(Fault::Cut) {
+            let cut = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
+            return with_bytes(result, cut).await;
         }
-        let (meta, range) = (result.meta.clone(), result.range.clone());
-        let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
-        let bytes = result.bytes().await?;
-        let cut = bytes.slice(..bytes.len() / 2);
-        Ok(GetResult {
-            payload: GetResultPayload::Stream(stream::iter([Ok(cut)]).boxed()),
-            meta,
-            range,
-            attributes,
-            extensions,
-        })
+        if !has_no_body && self.is_flipped(location) {
+            let flip = |mut bytes: Vec<u8>| {
+                let at = bytes.len() / 2;
+                bytes[at] ^= 1;
+                bytes
+            };
+            return with_bytes(result, flip).await;
+        }
+        Ok(result)
     }
 
     fn delete_stream(
