@@ -75,10 +75,14 @@ impl Request {
     /// What must hold for it.
     pub const fn conditions(self) -> &'static [Condition] {
         match self {
-            Self::Enable => &[Condition::NotProtected],
-            Self::Suspend => &[Condition::Protected, Condition::Sending],
+            Self::Enable => &[Condition::NotProtected, Condition::NotStopping],
+            Self::Suspend => &[
+                Condition::Protected,
+                Condition::Sending,
+                Condition::NotStopping,
+            ],
             Self::Resume => &[Condition::Held],
-            Self::Resync => &[Condition::Replicating],
+            Self::Resync => &[Condition::Replicating, Condition::NotStopping],
             Self::Stop => &[Condition::NotStopping],
         }
     }

@@ -38,6 +38,30 @@ pub enum State {
     Critical,
 }
 
+impl State {
+    /// All of them, in the order of a machine's life.
+    pub const ALL: [Self; 13] = [
+        Self::Disabled,
+        Self::ReadyForInitialReplication,
+        Self::WaitingForInitialReplication,
+        Self::InitialReplicationInProgress,
+        Self::Replicating,
+        Self::WaitingForStartResynchronize,
+        Self::Resynchronizing,
+        Self::ResynchronizeSuspended,
+        Self::Suspended,
+        Self::Critical,
+        Self::PreparedForFailover,
+        Self::FailedOverWaitingCompletion,
+        Self::FailedOver,
+    ];
+
+    /// Whether a primary can be in it; the others are a replica's.
+    pub const fn is_primary(self) -> bool {
+        !matches!(self, Self::FailedOverWaitingCompletion | Self::FailedOver)
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

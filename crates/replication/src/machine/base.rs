@@ -1,45 +1,43 @@
 //! The first copy, and what a claim of the replica tells about it.
 
-use afterimage_block::{Epoch, Sequence};
+use afterimage_block::Sequence;
 use afterimage_retry::Time;
 
 use super::{Copying, Machine, Phase};
 use crate::action::Action;
-use crate::event::{BarrierReached, Position, Task};
+use crate::event::{BarrierReached, Task};
 use crate::{ResyncReason, Scope};
 
 impl Machine {
-    pub(super) fn claimed(&mut self, epoch: Epoch, position: Position, now: Time) -> Vec<Action> {
-        self.epoch = epoch;
-        self.lanes.claimed = true;
-        match (&self.phase, position) {
-            (Phase::Enabling, Position::Empty) => {
-                self.phase = Phase::Copying(Copying::default());
-                Vec::new()
-            }
-            (Phase::Copying(_), Position::Empty) => Vec::new(),
-            (
-                Phase::Copying(Copying {
-                    base: Some(base), ..
-                }),
-                Position::At(at),
-            ) if at >= *base => {
-                let mut actions = self.copied(now);
-                actions.extend(self.reconcile(at, now));
-                actions
-            }
-            (Phase::Enabling | Phase::Copying(_), Position::At(_)) => self.give_up(
-                Task::Claim,
-                "the replica already holds this machine and the state folder does not know of it: \
-                 use the state folder that belongs to it, or another replica name",
-            ),
-            (_, Position::Empty) => self.give_up(
-                Task::Claim,
-                "the replica is gone: bring it back, or protect the machine anew with an empty \
-                 state folder",
-            ),
-            (_, Position::At(at)) => self.reconcile(at, now),
+    /// The base was published after all, and the answer lost.
+    pub(super) fn base_published(
+        &mut self,
+        base: Option<Sequence>,
+        at: Sequence,
+        now: Time,
+    ) -> Vec<Action> {
+        if base.is_none_or(|base| at < base) {
+            return self.unknown_replica();
         }
+        let mut actions = self.copied(now);
+        actions.extend(self.reconcile(at, now));
+        actions
+    }
+
+    pub(super) fn unknown_replica(&mut self) -> Vec<Action> {
+        self.give_up(
+            Task::Claim,
+            "the replica already holds this machine and the state folder does not know of it: \
+             use the state folder that belongs to it, or another replica name",
+        )
+    }
+
+    pub(super) fn replica_gone(&mut self) -> Vec<Action> {
+        self.give_up(
+            Task::Claim,
+            "the replica is gone: bring it back, or protect the machine anew with an empty \
+             state folder",
+        )
     }
 
     /// Brings the queue in line with what the replica really has: answers may have been lost.

@@ -7,6 +7,7 @@ mod failure;
 mod quiesce;
 mod resync;
 mod rpo;
+mod table;
 
 use std::collections::VecDeque;
 
@@ -203,21 +204,7 @@ impl Machine {
                 allowed: self.allowed(),
             });
         }
-        match request {
-            Request::Enable => self.phase = Phase::Enabling,
-            Request::Suspend => self.hold = Some(Hold::Suspended),
-            Request::Resume => {
-                self.hold = None;
-                self.retry = None;
-            }
-            Request::Resync => self.resync_requested(),
-            Request::Stop => self.lanes.close(),
-        }
-        let mut actions = Vec::new();
-        if request == Request::Stop && self.lanes.quiesce != Quiesce::Idle {
-            // A guest that is stopped need not hold still.
-            actions = self.let_go();
-        }
+        let mut actions = self.requested(request);
         actions.extend(self.plan(now));
         Ok(actions)
     }
@@ -234,54 +221,6 @@ impl Machine {
         let mut actions = self.quiesce_expired(now);
         actions.extend(self.plan(now));
         actions
-    }
-
-    /// The table: what each event makes of each phase.
-    fn transition(&mut self, event: Event, now: Time) -> Vec<Action> {
-        if event.answers().is_some_and(|task| !self.finish(task)) {
-            return Vec::new();
-        }
-        match (&self.phase, event) {
-            (_, Event::Claimed { epoch, position }) => self.claimed(epoch, position, now),
-            (_, Event::BarrierReached(reached)) => self.barrier_reached(&reached, now),
-            (_, Event::Quiet) => self.quiet(now),
-            (Phase::Copying(_), Event::Copied) => self.copied(now),
-            (_, Event::Shipped) => self.shipped(now),
-            (_, Event::Quiesced) => self.quiesced(),
-            (Phase::Resyncing { .. }, Event::Resynchronized { left }) => {
-                self.resynchronized(&left, now)
-            }
-            (Phase::Delta, Event::Prepared) => {
-                self.phase = Phase::Prepared;
-                Vec::new()
-            }
-            (_, Event::LogsGrew(lengths)) => {
-                self.lanes.open_lengths = lengths;
-                Vec::new()
-            }
-            (_, Event::LogUnreadable { disk }) => self.log_unreadable(disk),
-            (_, Event::LogNearlyFull) => {
-                self.next_barrier = self.next_barrier.min(now);
-                Vec::new()
-            }
-            (_, Event::ChangedUntracked { disk }) => {
-                if let Some(doubt) = self.doubt.get_mut(disk) {
-                    *doubt = Scope::Everything;
-                }
-                self.require_resync(ResyncReason::ChangedUntracked)
-            }
-            (_, Event::Failed { task, failure }) => self.failed(task, failure, now),
-            (_, Event::Copied | Event::Resynchronized { .. } | Event::Prepared) => Vec::new(),
-        }
-    }
-
-    /// Ends the attempt at `task`, if it is under way.
-    fn finish(&mut self, task: Task) -> bool {
-        let finished = self.lanes.finish_transfer(task);
-        if finished.is_some() {
-            self.retry = None;
-        }
-        finished.is_some()
     }
 
     /// Puts another policy in force from the next barrier on.

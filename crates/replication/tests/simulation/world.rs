@@ -203,6 +203,9 @@ impl World {
 
     fn ask(&mut self) {
         let allowed = self.machine.allowed();
+        if allowed.is_empty() {
+            return; // it is being stopped
+        }
         let request = allowed[self.random.below(allowed.len())];
         match request {
             Request::Suspend => self.mark("suspend"),
