@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, ExtentSet,
-    Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
+    BlockRead, BlockWrite, ContentDigest, DiskId, Error as BlockError, Extent, ExtentMap,
+    ExtentSet, Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
 };
 use afterimage_changelog::RecordHeader;
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStream, TryStreamExt};
+use object_store::path::Path;
 use tokio::runtime::Handle;
 
 use crate::base::blocking;
@@ -22,6 +24,8 @@ use crate::{Error, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result
 
 /// Chunks and records that are read at the same time when a disk is restored.
 const PARALLEL: usize = 4;
+/// Outlines of logs that are: they are small, and there can be thousands of them.
+const OUTLINES: usize = 16;
 
 /// Which recovery point is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +84,9 @@ impl Replica {
     /// [`Error::NoReplica`], [`Error::NoPoint`], [`Error::Damaged`], [`Error::Store`].
     pub async fn open_point(&self, sequence: Sequence) -> Result<Point> {
         let manifest = self.existing().await?;
-        let mut disks = Vec::new();
-        for disk in 0..manifest.disks.len() {
-            disks.push(Arc::new(self.open_disk(&manifest, disk, sequence).await?));
-        }
+        let disks = (0..manifest.disks.len()).map(|disk| self.open_disk(&manifest, disk, sequence));
+        let disks = try_join_all(disks).await?;
+        let disks = disks.into_iter().map(Arc::new).collect();
         Ok(Point { sequence, disks })
     }
 
@@ -105,14 +108,13 @@ impl Replica {
         let mut changed = Vec::new();
         for (number, disk) in manifest.disks.iter().enumerate() {
             let objects = self.disk_objects(manifest, number)?;
+            let logs = logs_of(number, manifest.logs.iter().filter(between));
             let mut extents = ExtentSet::new();
-            for entry in manifest.logs.iter().filter(between) {
-                if let Some(Some(object)) = entry.disks.get(number) {
-                    let path = objects.layout.log(entry.sequence, object.epoch);
-                    let index = outline(&objects, &path, object, Some(disk.id)).await?.index;
-                    extents.extend(index.iter().map(|piece| piece.extent));
-                }
+            let mut outlines = outlines(&objects, Some(disk.id), logs);
+            while let Some((_, outline)) = outlines.try_next().await? {
+                extents.extend(outline.index.iter().map(|piece| piece.extent));
             }
+            drop(outlines);
             changed.push(extents);
         }
         Ok(Some(changed))
@@ -139,25 +141,47 @@ impl Replica {
         };
         let mut opened = PointDisk {
             root: objects.read_root(root).await?,
-            objects,
+            objects: objects.clone(),
             overlay: ExtentMap::new(),
             logs: Vec::new(),
             pages: Cache::new(8),
             chunks: Cache::new(8),
             records: Cache::new(8),
         };
-        let logs = manifest
+        let up_to = manifest
             .logs
             .iter()
             .take_while(|entry| entry.sequence <= sequence);
-        for entry in logs {
-            if let Some(Some(object)) = entry.disks.get(disk) {
-                let id = manifest.disks.get(disk).map(|disk| disk.id);
-                opened.lay_over(entry.sequence, object, id).await?;
-            }
+        let id = manifest.disks.get(disk).map(|disk| disk.id);
+        let mut outlines = outlines(&objects, id, logs_of(disk, up_to));
+        while let Some((path, outline)) = outlines.try_next().await? {
+            opened.lay_over(path, &outline);
         }
+        drop(outlines);
         Ok(opened)
     }
+}
+
+/// The logs of disk number `disk`, oldest first.
+fn logs_of<'m>(
+    disk: usize,
+    entries: impl Iterator<Item = &'m LogEntry>,
+) -> impl Iterator<Item = (Sequence, LogObject)> {
+    entries.filter_map(move |entry| Some((entry.sequence, (*entry.disks.get(disk)?)?)))
+}
+
+/// What is known of these logs of `disk`, in their order; many are asked for at a time.
+fn outlines<'o>(
+    objects: &'o DiskObjects,
+    disk: Option<DiskId>,
+    logs: impl Iterator<Item = (Sequence, LogObject)> + 'o,
+) -> impl TryStream<Ok = (Path, Outline), Error = Error> + Unpin + 'o {
+    let outline = move |(sequence, object): (Sequence, LogObject)| async move {
+        let path = objects.layout.log(sequence, object.epoch);
+        let outline = outline(objects, &path, &object, disk).await?;
+        Ok((path, outline))
+    };
+    Box::pin(stream::iter(logs.map(outline)).buffered(OUTLINES))
 }
 
 /// Where the newest bytes of a run stand.
@@ -200,16 +224,9 @@ impl PointDisk {
     }
 
     /// Lays the changes of one log over what there is so far.
-    async fn lay_over(
-        &mut self,
-        sequence: Sequence,
-        object: &LogObject,
-        disk: Option<afterimage_block::DiskId>,
-    ) -> Result<()> {
-        let path = self.objects.layout.log(sequence, object.epoch);
-        let Outline { index, salt, .. } = outline(&self.objects, &path, object, disk).await?;
+    fn lay_over(&mut self, path: Path, outline: &Outline) {
         let log = self.logs.len();
-        for piece in index.iter() {
+        for piece in outline.index.iter() {
             let patch = Patch {
                 log: piece.data_at.map(|_| log),
                 record: piece.record_at,
@@ -217,8 +234,10 @@ impl PointDisk {
             };
             self.overlay.insert(piece.extent, patch);
         }
-        self.logs.push(OpenLog { path, salt });
-        Ok(())
+        self.logs.push(OpenLog {
+            path,
+            salt: outline.salt,
+        });
     }
 
     /// The bytes of `extent`, each verified by its log record's checksum or its block's digest.

@@ -86,3 +86,28 @@ async fn a_reader_of_an_old_point_has_time_until_the_next_fold() {
     let error = read(&unread).await.unwrap_err().to_string();
     assert!(error.contains("it is missing"), "{error}");
 }
+
+/// A store that is far away is asked for many logs at a time, so that a point opens at once.
+#[tokio::test]
+async fn a_point_with_many_logs_asks_for_them_together() {
+    let store = Slow::to_delete(Arc::default());
+    let objects = Arc::clone(&store) as Arc<dyn ObjectStore>;
+    let opened = Store::with_objects(objects).await.unwrap();
+    let replica = opened.replica("a".parse().unwrap());
+    let mut primary = Primary::new(3);
+    let writer = history::claim(&replica).await;
+    primary.copy(&writer).await;
+    let mut images = BTreeMap::new();
+    for sequence in 2..8 {
+        let log = primary.generation(sequence);
+        primary.ship(&writer, &log, &Value::Null).await;
+        images.insert(sequence, primary.disk.contents());
+    }
+    images.retain(|sequence, _| *sequence == 7);
+    history::check(&replica, &images).await;
+    assert!(
+        store.most_reads_of_logs() >= 4,
+        "{}",
+        store.most_reads_of_logs()
+    );
+}
