@@ -40,11 +40,15 @@ pub(super) enum Command {
         /// The disk: a raw image or a block device.
         #[arg(long, value_name = "DISK")]
         to: PathBuf,
-        /// Write a log that takes it back, before anything is changed.
+        /// Write one log that takes all of them back, before anything is changed.
         #[arg(long, value_name = "OUT")]
         undo: Option<PathBuf>,
+        /// Refuse a disk that is not in the state that the first log says it applies to, and see that
+        /// it is then in the one that the last says it produces. Reads all of the disk.
+        #[arg(long)]
+        check: bool,
     },
-    /// Make one log of native logs that follow each other, oldest first.
+    /// Make one log of logs of one format that follow each other, oldest first.
     Merge {
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -73,6 +77,9 @@ pub(super) enum Command {
         /// The log; the name of the disk with `.ailog` behind it by default.
         #[arg(long)]
         out: Option<PathBuf>,
+        /// Say in the log which states of the disk it leads from and to. Reads all of the disk.
+        #[arg(long)]
+        states: bool,
     },
 }
 

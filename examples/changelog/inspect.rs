@@ -5,7 +5,8 @@ use std::path::Path;
 
 use afterimage_block::Doubt;
 use afterimage_changelog::{
-    AnyLog, Error, HrlHeader, HrlLog, Kind, LogHeader, Tail, open_log, recover, salvage,
+    AnyLog, ChangeLog, DiskStates, Error, HrlHeader, HrlLog, Kind, LogHeader, Tail, open_log,
+    recover, salvage,
 };
 use anyhow::Result;
 
@@ -18,7 +19,7 @@ type Take<'a> = &'a mut dyn FnMut(Line<'_>) -> afterimage_changelog::Result<()>;
 
 /// What a log says of itself.
 pub(super) enum Head {
-    Native(LogHeader),
+    Native(LogHeader, DiskStates),
     Hrl(HrlHeader),
 }
 
@@ -77,7 +78,7 @@ fn read(log: &AnyLog, take: Take<'_>) -> Result<Head> {
     match log {
         AnyLog::Native(log) => {
             log.records(|record| take(Line::of(record)))?;
-            Ok(Head::Native(*log.header()))
+            Ok(Head::Native(*log.header(), log.states()))
         }
         AnyLog::Hrl(log) => {
             read_hrl(log, take)?;
@@ -95,7 +96,8 @@ fn damaged(path: &Path, error: Error, take: Take<'_>) -> Result<(Head, State)> {
         && open.tail == Tail::Whole
     {
         recover(path, |record| take(Line::of(record)))?;
-        return Ok((Head::Native(open.header), State::Open));
+        let states = DiskStates::default();
+        return Ok((Head::Native(open.header, states), State::Open));
     }
     let error = anyhow::Error::from(error);
     if exit_of(&error) == Exit::Usage {
@@ -103,10 +105,9 @@ fn damaged(path: &Path, error: Error, take: Take<'_>) -> Result<(Head, State)> {
     }
     if let Ok(salvaged) = salvage(path, |record| take(Line::of(record))) {
         let unknown = salvaged.unknown;
-        return Ok((
-            Head::Native(salvaged.header),
-            State::Damaged { why, unknown },
-        ));
+        // What was salvaged leads to no state that a log could name.
+        let head = Head::Native(salvaged.header, DiskStates::default());
+        return Ok((head, State::Damaged { why, unknown }));
     }
     // Nothing to show of a file whose header is lost but why.
     let salvaged = HrlLog::salvage(path).map_err(|_| error)?;

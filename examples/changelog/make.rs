@@ -9,13 +9,15 @@ use afterimage_block::{
 };
 use afterimage_changelog::{
     AnyLog, ChangeLog, Error, FileWriter, HrlId, HrlLog, HrlOptions, LogHeader, SealedLog,
-    WriterOptions, apply_with_undo, open_log, salvage as salvage_native, to_hrl, to_native,
+    WriterOptions, apply_with_undo, merge_hrl, open_log, salvage as salvage_native, to_hrl,
+    to_native,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 
 use super::Exit;
 use super::arguments::{Convert, Format};
 use super::show::doubt;
+use super::states::{check_produced, state_of};
 
 pub(super) fn now() -> Timestamp {
     std::time::SystemTime::now().into()
@@ -26,31 +28,39 @@ pub(super) fn apply(
     files: &[PathBuf],
     to: &Path,
     undo: Option<&Path>,
+    check: bool,
     out: &mut dyn Write,
 ) -> Result<Exit> {
-    ensure!(
-        undo.is_none() || files.len() == 1,
-        "one log at a time can be taken back: merge them first"
-    );
-    let logs = open_all(files)?;
+    let opened = open_all(files)?;
+    let logs: Vec<_> = opened.iter().map(|log| log as &dyn ChangeLog).collect();
     let disk = RawDisk::open(to, Access::ReadWrite)?;
     for log in &logs {
         log.check_fits(disk.size())?;
     }
-    for log in &logs {
-        let applied = match undo {
-            Some(undo) => {
-                let options = WriterOptions::default();
-                let undo = FileWriter::create_new(undo, undo_header(log, disk.size()), options)?;
-                apply_with_undo(log, &disk, undo)?.applied
-            }
-            None => log.apply(&disk)?,
-        };
+    let (first, last) = (logs.first(), logs.last());
+    if let Some(log) = first.filter(|log| check && log.states().before.is_some()) {
+        log.check_state(state_of(&disk)?)?;
+    }
+    let applied = match undo {
+        Some(undo) => {
+            let options = WriterOptions::default();
+            let undo = FileWriter::create_new(undo, undo_header(&opened, disk.size()), options)?;
+            apply_with_undo(&logs, &disk, undo)?.applied
+        }
+        None => logs
+            .iter()
+            .map(|log| log.apply(&disk))
+            .collect::<Result<_, _>>()?,
+    };
+    disk.flush()?;
+    for (log, applied) in logs.iter().zip(applied) {
         let path = log.path().display();
         let (written, zeroed) = (applied.written, applied.zeroed);
         writeln!(out, "{path}: {written} written, {zeroed} zeroed")?;
     }
-    disk.flush()?;
+    if let Some(log) = last.filter(|_| check) {
+        check_produced(*log, &disk)?;
+    }
     Ok(Exit::Good)
 }
 
@@ -70,12 +80,13 @@ fn open_all(files: &[PathBuf]) -> Result<Vec<AnyLog>> {
     Ok(logs)
 }
 
-/// Of the same disk and generations as `log`, as far as it says.
-fn undo_header(log: &AnyLog, size: Length) -> LogHeader {
-    match log {
-        AnyLog::Native(log) => LogHeader {
+/// Of the same disk and generations as `logs`, as far as they say.
+fn undo_header(logs: &[AnyLog], size: Length) -> LogHeader {
+    match (logs.first(), logs.last()) {
+        (Some(AnyLog::Native(first)), Some(AnyLog::Native(last))) => LogHeader {
+            last: last.header().last,
             created: now(),
-            ..*log.header()
+            ..*first.header()
         },
         _ => new_header(DiskId::random(), size),
     }
@@ -93,16 +104,30 @@ pub(super) fn new_header(disk: DiskId, disk_size: Length) -> LogHeader {
     }
 }
 
-/// Merges native logs.
+/// Merges logs of one format.
 pub(super) fn merge(files: &[PathBuf], to: &Path, out: &mut dyn Write) -> Result<Exit> {
-    let native = |path: &PathBuf| match open_log(path)? {
-        AnyLog::Native(log) => Ok(log),
-        _ => bail!("{}: convert it to the native format first", path.display()),
+    let logs = open_all(files)?;
+    let native = logs.iter().map(|log| match log {
+        AnyLog::Native(log) => Some(log.clone()),
+        _ => None,
+    });
+    let hrl = logs.iter().map(|log| match log {
+        AnyLog::Hrl(log) => Some(log.clone()),
+        _ => None,
+    });
+    // All are of the format of the first, which opening them has seen to.
+    let native: Option<Vec<SealedLog>> = native.collect();
+    let hrl: Option<Vec<HrlLog>> = hrl.collect();
+    let records = match (native.as_deref(), hrl.as_deref()) {
+        (Some([first, rest @ ..]), _) => {
+            let options = WriterOptions::default();
+            let merged = afterimage_changelog::merge(first, rest, to, options)?;
+            merged.summary().records
+        }
+        (_, Some([first, rest @ ..])) => merge_hrl(first, rest, to, now())?.summary().entries,
+        _ => bail!("logs of both formats are not merged"),
     };
-    let logs: Vec<SealedLog> = files.iter().map(native).collect::<Result<_>>()?;
-    let (first, rest) = logs.split_first().context("no logs")?;
-    let merged = afterimage_changelog::merge(first, rest, to, WriterOptions::default())?;
-    made(out, to, merged.summary().records)
+    made(out, to, records)
 }
 
 pub(super) fn made(out: &mut dyn Write, path: &Path, records: u64) -> Result<Exit> {

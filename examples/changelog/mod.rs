@@ -4,6 +4,7 @@ mod arguments;
 mod inspect;
 mod make;
 mod show;
+mod states;
 mod totals;
 mod trace;
 
@@ -66,7 +67,12 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Exit> {
             records,
         } => inspect::inspect(&file, json, records, out),
         Command::Verify { files } => verify(&files, out),
-        Command::Apply { files, to, undo } => make::apply(&files, &to, undo.as_deref(), out),
+        Command::Apply {
+            files,
+            to,
+            undo,
+            check,
+        } => make::apply(&files, &to, undo.as_deref(), check, out),
         Command::Merge { files, out: to } => make::merge(&files, &to, out),
         Command::Convert(convert) => make::convert(&convert, out),
         Command::Salvage { file, out: to } => make::salvage(&file, &to, out),
@@ -74,7 +80,8 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Exit> {
             disk,
             from,
             out: to,
-        } => trace::record(&disk, &from, to, out),
+            states,
+        } => trace::record(&disk, &from, to, states, out),
     }
 }
 

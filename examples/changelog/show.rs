@@ -156,17 +156,29 @@ pub(super) fn json(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
 /// The fields of a header, by their names.
 fn head(head: &Head) -> Vec<(&'static str, String)> {
     match head {
-        Head::Native(header) => vec![
-            ("format", "native, version 1".into()),
-            ("disk", header.disk.to_string()),
-            ("disk size", header.disk_size.to_string()),
-            ("epoch", header.epoch.to_string()),
-            (
-                "generations",
-                format!("{} to {}", header.first, header.last),
-            ),
-            ("created", shown_time(header.created)),
-        ],
+        Head::Native(header, states) => {
+            let mut fields = vec![
+                ("format", "native, version 1".into()),
+                ("disk", header.disk.to_string()),
+                ("disk size", header.disk_size.to_string()),
+                ("epoch", header.epoch.to_string()),
+                (
+                    "generations",
+                    format!("{} to {}", header.first, header.last),
+                ),
+                ("created", shown_time(header.created)),
+            ];
+            let states = [
+                ("applies to state", states.before),
+                ("produces state", states.after),
+            ];
+            fields.extend(
+                states
+                    .into_iter()
+                    .filter_map(|(name, state)| Some((name, state?.to_string()))),
+            );
+            fields
+        }
         Head::Hrl(header) => vec![
             (
                 "format",

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use afterimage_block::{
     Access, BlockRead, BlockWrite, Change, ContentDigest, DiskId, Extent, Length, Offset, RawDisk,
 };
-use afterimage_changelog::{FileWriter, WriterOptions};
+use afterimage_changelog::{DiskStates, FileWriter, Provenance, WriterOptions};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::Exit;
 use super::make::{made, new_header, now};
+use super::states::state_of;
 
 /// The longest `fill`, which is held in memory.
 const FILL_MAX: Length = Length::mib(64);
@@ -21,6 +22,7 @@ pub(super) fn record(
     disk: &Path,
     from: &Path,
     to: Option<PathBuf>,
+    states: bool,
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let to = to.unwrap_or_else(|| {
@@ -30,6 +32,8 @@ pub(super) fn record(
     });
     let trace = File::open(from).with_context(|| format!("cannot open `{}`", from.display()))?;
     let disk = RawDisk::open(disk, Access::ReadWrite)?;
+    let state = || states.then(|| state_of(&disk)).transpose();
+    let before = state()?;
     let header = new_header(DiskId::random(), disk.size());
     let mut log = FileWriter::create_new(&to, header, WriterOptions::default())?;
     for (number, line) in BufReader::new(trace).lines().enumerate() {
@@ -38,7 +42,9 @@ pub(super) fn record(
         step.make(&disk, &mut log).with_context(place)?;
     }
     disk.flush()?;
-    let sealed = log.seal(ContentDigest::NONE)?;
+    let after = state()?;
+    let provenance = Provenance::from(ContentDigest::NONE);
+    let sealed = log.seal(provenance.with_states(DiskStates { before, after }))?;
     made(out, &to, sealed.summary().records)
 }
 

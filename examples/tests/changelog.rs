@@ -141,6 +141,83 @@ fn logs_are_merged_only_where_they_follow_each_other() {
     assert!(!fixture.path("twice").exists());
 }
 
+/// Two logs of one chain, native and as HRL, and a disk as it was before them.
+fn two_generations() -> (Fixture, [&'static str; 2]) {
+    use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
+    let fixture = Fixture::new();
+    let first = SealedLog::open(&fixture.path("log")).unwrap();
+    let header = LogHeader {
+        first: first.header().first.next(),
+        last: first.header().last.next(),
+        ..*first.header()
+    };
+    let options = WriterOptions::default();
+    let mut log = FileWriter::create(&fixture.path("log2"), header, options).unwrap();
+    let (offset, data) = (afterimage_block::Offset::new(600), &[3; 6000][..]);
+    let change = afterimage_block::Change::Write { offset, data };
+    log.append(change, afterimage_block::Timestamp::default())
+        .unwrap();
+    log.seal(first.summary().content).unwrap();
+    std::fs::write(fixture.path("copy"), vec![0xEE; SIZE]).unwrap();
+    (fixture, ["apply @log @log2", "merge @log @log2"])
+}
+
+#[test]
+fn several_logs_are_taken_back_at_once() {
+    let (fixture, [apply, merge]) = two_generations();
+    fixture.good(&format!("{apply} --to @copy --undo @undo"));
+    let applied = fixture.bytes("copy");
+    assert_eq!(applied[600..6600], [3; 6000]);
+    fixture.good("verify @undo");
+    fixture.good("apply @undo --to @copy");
+    assert!(fixture.bytes("copy") == vec![0xEE; SIZE]);
+    fixture.good(&format!("{merge} --out @merged"));
+    fixture.good("apply @merged --to @copy");
+    assert!(fixture.bytes("copy") == applied);
+}
+
+#[test]
+fn hrls_of_a_chain_are_merged() {
+    use afterimage_changelog::{HrlId, HrlOptions, open_log, to_hrl};
+    let (fixture, [apply, _]) = two_generations();
+    fixture.good(&format!("{apply} --to @copy"));
+    let time = afterimage_block::Timestamp::default();
+    for (name, id, previous) in [("log", 1, 0), ("log2", 2, 1)] {
+        let options = HrlOptions::new(HrlId::from_bytes([id; 16]), time);
+        let options = options.following(HrlId::from_bytes([previous; 16]));
+        let log = open_log(&fixture.path(name)).unwrap();
+        to_hrl(&log, &fixture.path(&format!("{name}.hrl")), &options, time).unwrap();
+    }
+    fixture.good("merge @log.hrl @log2.hrl --out @merged");
+    fixture.good("verify @merged");
+    std::fs::write(fixture.path("other"), vec![0xEE; SIZE]).unwrap();
+    fixture.good("apply @merged --to @other");
+    assert!(fixture.bytes("other") == fixture.bytes("copy"));
+    let wrong = "merge @log2.hrl @log.hrl --out @x";
+    assert_eq!(fixture.run(wrong).0, Exit::Usage);
+}
+
+#[test]
+fn a_disk_in_another_state_is_refused() {
+    let fixture = Fixture::new();
+    std::fs::write(fixture.path("copy"), vec![0xEE; SIZE]).unwrap();
+    std::fs::copy(fixture.path("copy"), fixture.path("new")).unwrap();
+    fixture.good("record --disk @new --from @trace --out @told --states");
+    let shown = fixture.good("inspect @told");
+    for name in ["applies to state", "produces state"] {
+        assert!(shown.contains(name), "{shown}");
+    }
+    let before = fixture.bytes("disk");
+    let (exit, out) = fixture.run("apply @told --to @disk --check");
+    assert_eq!(exit, Exit::Usage);
+    assert!(out.contains("in state"), "{out}");
+    assert!(fixture.bytes("disk") == before);
+    fixture.good("apply @told --to @copy --check --undo @undo");
+    assert!(fixture.bytes("copy") == fixture.bytes("new"));
+    fixture.good("apply @undo --to @copy --check");
+    assert!(fixture.bytes("copy") == vec![0xEE; SIZE]);
+}
+
 #[test]
 fn what_cannot_be_done_changes_nothing() {
     let fixture = Fixture::new();
@@ -157,6 +234,7 @@ fn what_cannot_be_done_changes_nothing() {
         "apply @hrl --to @small",
         "apply @log @log --to @disk",
         "apply @log @log --to @disk --undo @undo",
+        "merge @log @hrl --out @x",
         "convert @log --to qcow --out @x",
         "convert @log --to native --out @hrl",
         "record --disk @small --from @bad --out @x",

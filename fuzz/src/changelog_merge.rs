@@ -5,13 +5,17 @@
 //! - Merged, the logs make of a disk what they make of it one after the other, and each byte is in one
 //!   record at most.
 //! - What was merged can be merged with what follows, to the same file as merging all at once.
-//! - Applied with an undo log and taken back, the merged log leaves the disk as it was.
+//! - Applied with one undo log and taken back, the logs leave the disk as it was, and so does the merged.
+//! - As HRLs of one chain, merged, they do the same.
 
 use std::path::Path;
 
-use afterimage_block::{ContentDigest, DiskId, Epoch, Length, MemoryDisk, Sequence, Timestamp};
+use afterimage_block::{
+    BlockRead, ContentDigest, DiskId, Epoch, Length, MemoryDisk, Sequence, Timestamp,
+};
 use afterimage_changelog::{
-    FileWriter, LogHeader, SealedLog, WriterOptions, apply_with_undo, merge,
+    ChangeLog, FileWriter, HrlId, HrlLog, HrlOptions, LogHeader, SealedLog, WriterOptions,
+    apply_with_undo, merge, merge_hrl, to_hrl,
 };
 use arbitrary::Arbitrary;
 
@@ -52,7 +56,31 @@ pub fn check(input: &[u8]) {
             "merged in parts it is another"
         );
     }
-    taken_back(folder.path(), &all, &in_order);
+    taken_back(&folder.path().join("undo"), &[&all], &in_order);
+    let each: Vec<_> = logs.iter().map(|log| log as &dyn ChangeLog).collect();
+    taken_back(&folder.path().join("undo-each"), &each, &in_order);
+    as_hrl(folder.path(), &logs, &in_order);
+}
+
+/// The same as logs of the other format.
+fn as_hrl(folder: &Path, logs: &[SealedLog], after: &MemoryDisk) {
+    let time = Timestamp::default();
+    let chain = (1..).zip(logs).map(|(number, log)| {
+        let id = |number| HrlId::from_bytes([number; 16]);
+        let options = HrlOptions::new(id(number), time).following(id(number - 1));
+        to_hrl(log, &folder.join(format!("{number}.hrl")), &options, time).expect("it has room")
+    });
+    let chain: Vec<_> = chain.collect();
+    let (first, rest) = chain.split_first().expect("there is a log");
+    let path = folder.join("hrl");
+    merge_hrl(first, rest, &path, time).expect("they are a chain");
+    let disk = prepared_disk(after.size());
+    let merged = HrlLog::open(&path).expect("what is merged is sound");
+    merged.apply(&disk).expect("it applies to its disk");
+    assert!(
+        disk.contents() == after.contents(),
+        "not what they do in order"
+    );
 }
 
 /// A log of each generation, each naming the one before.
@@ -113,11 +141,11 @@ fn once(log: &SealedLog) {
     .expect("it was proved");
 }
 
-fn taken_back(folder: &Path, log: &SealedLog, after: &MemoryDisk) {
-    let disk = prepared_disk(log.header().disk_size);
+fn taken_back(undo: &Path, logs: &[&dyn ChangeLog], after: &MemoryDisk) {
+    let disk = prepared_disk(after.size());
     let before = disk.contents();
-    let undo = begin(&folder.join("undo"), log.header().disk_size, 1);
-    let done = apply_with_undo(log, &disk, undo).expect("it applies to its disk");
+    let undo = begin(undo, after.size(), 1);
+    let done = apply_with_undo(logs, &disk, undo).expect("it applies to its disk");
     assert!(
         disk.contents() == after.contents(),
         "not what they do in order"

@@ -6,7 +6,7 @@ use afterimage_block::{BlockWrite, Change, ContentDigest, DiskId, Extent, Length
 
 use crate::file::LogFile;
 use crate::hrl::begins_as_hrl;
-use crate::{Applied, Error, HrlLog, LogHeader, Piece, Result, SealedLog};
+use crate::{Applied, DiskStates, Error, HrlLog, LogHeader, Piece, Result, SealedLog, StateDigest};
 
 /// A log that was proved, of any format: what there is to know of a log in order to apply, convert
 /// or undo it.
@@ -20,6 +20,9 @@ pub trait ChangeLog {
     /// The digest that a log after it names as its predecessor; [`ContentDigest::NONE`] if the
     /// format has none.
     fn content(&self) -> ContentDigest;
+
+    /// The states of the disk before and after, where they are known.
+    fn states(&self) -> DiskStates;
 
     /// Hands its changes and when each was made to `take`, in the order in which they were made.
     /// Writes come in pieces of at most [`PAYLOAD_MAX`](crate::PAYLOAD_MAX), which bounds the memory.
@@ -59,6 +62,29 @@ pub trait ChangeLog {
     /// As [`check_fits`](Self::check_fits), before anything is written; [`Error::Io`],
     /// [`Error::Disk`]: some changes are then made, and it is to be applied again.
     fn apply(&self, disk: &dyn BlockWrite) -> Result<Applied>;
+
+    /// Refuses a disk in the state `present` if the log is known to apply to another.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] within [`Error::InFile`].
+    fn check_state(&self, present: StateDigest) -> Result<()> {
+        match self.states().before {
+            Some(expected) if expected != present => {
+                Err(Error::WrongState { expected, present }.in_file(self.path()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// [Applies](Self::apply) it to `disk`, which is in the state `present`.
+    ///
+    /// # Errors
+    /// As [`check_state`](Self::check_state), before anything is written; as [`apply`](Self::apply).
+    /// Of an interrupted apply, the disk is in neither state: apply it again without saying one.
+    fn apply_to_state(&self, present: StateDigest, disk: &dyn BlockWrite) -> Result<Applied> {
+        self.check_state(present)?;
+        self.apply(disk)
+    }
 }
 
 impl ChangeLog for SealedLog {
@@ -72,6 +98,10 @@ impl ChangeLog for SealedLog {
 
     fn content(&self) -> ContentDigest {
         self.summary().content
+    }
+
+    fn states(&self) -> DiskStates {
+        self.summary().states
     }
 
     fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
@@ -105,6 +135,10 @@ impl ChangeLog for HrlLog {
 
     fn content(&self) -> ContentDigest {
         ContentDigest::NONE
+    }
+
+    fn states(&self) -> DiskStates {
+        DiskStates::default()
     }
 
     fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
@@ -188,6 +222,10 @@ impl ChangeLog for AnyLog {
 
     fn content(&self) -> ContentDigest {
         self.log().content()
+    }
+
+    fn states(&self) -> DiskStates {
+        self.log().states()
     }
 
     fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {

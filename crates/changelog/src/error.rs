@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use afterimage_block::{DiskId, Extent, Length};
 
+use crate::StateDigest;
+
 /// The result of an operation on a change log.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,6 +89,14 @@ pub enum Error {
         found_size: Length,
         /// The size of the disk at hand.
         size: Length,
+    },
+    /// The disk is not in the state that the log applies to.
+    #[error("change log applies to a disk in state {expected}, and the disk is in state {present}")]
+    WrongState {
+        /// What the log applies to.
+        expected: StateDigest,
+        /// What the disk is in.
+        present: StateDigest,
     },
     /// What went wrong with a log, and which log it is.
     #[error("`{}`: {source}", path.display())]

@@ -53,7 +53,7 @@
 //! pages, each proved by itself, so that an [`IndexedLog`] reads only those that it needs.
 //!
 //! *Either format is a [`ChangeLog`]*: applied, converted and undone by the same code. Only the native
-//! one says which disk and generation it is of, so only native logs are merged.
+//! one says which disk and generation it is of; an HRL says which one it follows.
 //!
 //! *Before-images are durable first.* [`apply_with_undo`] seals the undo log before the disk's first
 //! byte changes, so that whatever interrupts it can be taken back.
@@ -81,6 +81,7 @@ mod hrl;
 mod index;
 mod lookup;
 mod merge;
+mod overlay;
 mod pages;
 mod pool;
 mod reader;
@@ -108,7 +109,7 @@ pub use gap::Gap;
 pub use header::LogHeader;
 pub use hrl::{
     HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSalvaged, HrlSummary, HrlTime,
-    HrlVersion, HrlWriter,
+    HrlVersion, HrlWriter, merge_hrl,
 };
 pub use index::{Index, Piece};
 pub use lookup::IndexedLog;

@@ -6,14 +6,12 @@ use afterimage_block::{ContentDigest, Extent, Length, Slice};
 
 use crate::convert::discard_file;
 use crate::index::Stored;
+use crate::overlay::{Runs, newest};
 use crate::pool::RecordPool;
-use crate::{Error, FileWriter, LogHeader, Record, Result, SealedLog, WriterOptions};
+use crate::{Error, FileWriter, LogHeader, Provenance, Record, Result, SealedLog, WriterOptions};
 
 /// The records that are held until they are written: few enough to stay in the cache.
 const BATCH: u64 = 256 << 10;
-
-/// A run of the disk and where its newest state is.
-type Run = (Extent, Source);
 
 /// A run of a record of one of several logs.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +33,15 @@ impl Slice for Source {
 ///
 /// What was zeroed or discarded last stays so. Labels and barriers are left out: the states that they
 /// name are no longer in the log. The merged log covers the generations of all of them, and names the
-/// predecessor of the first.
+/// predecessor of the first; the states of the disk are that before the first and that after the last.
 ///
 /// Memory is bounded by the pieces of the logs' indexes and some megabytes; every record that is
 /// taken over is proved once more.
 ///
 /// # Errors
 /// [`Error::NotConsecutive`] unless each log is of the same disk, size and epoch as the one before,
-/// begins with the next generation, and names it as its predecessor if it names any;
+/// begins with the next generation, names it as its predecessor if it names any, and applies to the
+/// state that it produces;
 /// [`Error::Resized`] within [`Error::InFile`] if the disk got another size before the last log's end;
 /// [`Error::InFile`] if a log was changed since it was proved; [`Error::IndexFull`],
 /// [`Error::OverQuota`], [`Error::Io`]. No file is left then, and none is replaced.
@@ -59,23 +58,27 @@ pub fn merge(
     for log in logs.iter().take(rest.len()) {
         check_keeps_size(log)?;
     }
-    let newest = newest(&logs, 0)?;
+    let layers = (0..).zip(&logs).map(|(number, log)| layer(number, log));
+    let newest = newest(layers.collect::<Result<_>>()?);
+    let last = rest.last().unwrap_or(first);
     let header = LogHeader {
-        last: rest.last().unwrap_or(first).header().last,
+        last: last.header().last,
         ..*first.header()
     };
+    let states = first.summary().states.until(last.summary().states);
+    let provenance = Provenance::from(first.summary().predecessor).with_states(states);
     let mut merged = FileWriter::create_new(path, header, options)?.digesting();
     let copied = copy(&newest, RecordPool::new(logs), &mut merged);
-    let last = rest.last().unwrap_or(first);
     copied
         .and_then(|()| copy_resize(last, &mut merged))
-        .and_then(|()| merged.seal(first.summary().predecessor))
+        .and_then(|()| merged.seal(provenance))
         .inspect_err(|_| discard_file(path))
 }
 
 impl SealedLog {
     /// Refuses this log unless it goes on where `earlier` ends: of the same disk, size and epoch,
-    /// with the next generation, and naming it as its predecessor if it names any.
+    /// with the next generation, naming it as its predecessor if it names any, and applying to the
+    /// state of the disk that it produces if both are known.
     ///
     /// # Errors
     /// [`Error::NotConsecutive`].
@@ -94,6 +97,8 @@ impl SealedLog {
             "it does not begin with the next generation"
         } else if original && named != ContentDigest::NONE && named != earlier.summary().content {
             "it names another predecessor"
+        } else if !earlier.summary().states.lead_to(self.summary().states) {
+            "it applies to another state of the disk than that one produces"
         } else {
             return Ok(());
         };
@@ -125,54 +130,25 @@ fn copy_resize(last: &SealedLog, merged: &mut FileWriter) -> Result<()> {
     })
 }
 
-/// The newest state of each byte that `logs` change, in the order of the disk. The first of them is
-/// number `first` of all.
-///
-/// Indexes are in that order already, so putting one over another is going through both at once.
-fn newest(logs: &[&SealedLog], first: usize) -> Result<Vec<Run>> {
-    if let [log] = logs {
-        let source = |stored| Source { log: first, stored };
-        let pieces = log.index()?.0.into_iter();
-        return Ok(pieces
-            .map(|(extent, stored)| (extent, source(stored)))
-            .collect());
-    }
-    let (older, newer) = logs.split_at(logs.len() / 2);
-    let older = newest(older, first)?;
-    Ok(overlay(older, newest(newer, first + logs.len() / 2)?))
-}
-
-/// The runs of `newer`, and of `older` what they leave.
-fn overlay(older: Vec<Run>, newer: Vec<Run>) -> Vec<Run> {
-    let mut all = Vec::with_capacity(older.len() + newer.len());
-    let mut newer = newer.into_iter().peekable();
-    for (whole, source) in older {
-        let mut rest = Some(whole);
-        while let Some(left) = rest
-            && let Some((over, _)) = newer.peek().filter(|(over, _)| over.start() < left.end())
-        {
-            let before = Extent::between(left.start(), over.start());
-            all.extend(before.map(|part| cut(part, whole, source)));
-            rest = Extent::between(left.start().max(over.end()), left.end());
-            if over.end() <= left.end() {
-                all.extend(newer.next());
-            }
-        }
-        all.extend(rest.map(|part| cut(part, whole, source)));
-    }
-    all.extend(newer);
-    all
-}
-
-/// The `part` of a run.
-fn cut(part: Extent, whole: Extent, source: Source) -> Run {
-    let skipped = part.start().checked_since(whole.start());
-    (part, source.advanced(skipped.unwrap_or_default()))
+/// What log number `log` has of each byte that it changes.
+fn layer(number: usize, log: &SealedLog) -> Result<Runs<Source>> {
+    let source = |stored| Source {
+        log: number,
+        stored,
+    };
+    let pieces = log.index()?.0.into_iter();
+    Ok(pieces
+        .map(|(extent, stored)| (extent, source(stored)))
+        .collect())
 }
 
 /// Copies what is newest, many records in one write: each is read, proved, and written while it is in
 /// the cache.
-fn copy(newest: &[Run], mut records: RecordPool<'_>, merged: &mut FileWriter) -> Result<()> {
+fn copy(
+    newest: &[(Extent, Source)],
+    mut records: RecordPool<'_>,
+    merged: &mut FileWriter,
+) -> Result<()> {
     let (mut batch, mut held) = (Vec::new(), 0);
     for (extent, source) in newest {
         let Source { log, stored } = *source;

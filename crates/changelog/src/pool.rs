@@ -12,12 +12,35 @@ const FILES_MAX: usize = 64;
 /// The most records that are kept: of at most 1 MiB each.
 const RECORDS_MAX: usize = 8;
 
+/// Files of numbered logs, opened when they are asked for, and not too many at a time.
+#[derive(Debug)]
+pub(crate) struct OpenFiles<F>(BTreeMap<usize, F>);
+
+impl<F> Default for OpenFiles<F> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<F> OpenFiles<F> {
+    /// The file of log number `log`, opened with `open` if it is not.
+    pub(crate) fn get(&mut self, log: usize, open: impl FnOnce() -> Result<F>) -> Result<&F> {
+        if self.0.len() >= FILES_MAX && !self.0.contains_key(&log) {
+            self.0.clear();
+        }
+        match self.0.entry(log) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => Ok(entry.insert(open()?)),
+        }
+    }
+}
+
 /// Reads records of sealed logs, each proved anew. The ones used last are kept, so that a record of
 /// which the index holds many pieces is read about once.
 #[derive(Debug)]
 pub(crate) struct RecordPool<'a> {
     logs: Vec<&'a SealedLog>,
-    open: BTreeMap<usize, RecordFile<'a>>,
+    open: OpenFiles<RecordFile<'a>>,
     /// The one used last is the last.
     recent: Vec<(usize, Record)>,
 }
@@ -26,7 +49,7 @@ impl<'a> RecordPool<'a> {
     pub(crate) fn new(logs: Vec<&'a SealedLog>) -> Self {
         Self {
             logs,
-            open: BTreeMap::new(),
+            open: OpenFiles::default(),
             recent: Vec::new(),
         }
     }
@@ -37,9 +60,12 @@ impl<'a> RecordPool<'a> {
             .recent
             .iter()
             .position(|(of, record)| (*of, record.at) == (log, at));
-        let used = match kept {
-            Some(position) => self.recent.remove(position),
-            None => (log, self.open(log)?.record(at, likely)?),
+        let used = if let Some(position) = kept {
+            self.recent.remove(position)
+        } else {
+            let sealed = self.logs.get(log).ok_or(Error::NotSealed)?;
+            let file = self.open.get(log, || open_same(sealed))?;
+            (log, file.record(at, likely)?)
         };
         if self.recent.len() == RECORDS_MAX {
             self.recent.remove(0);
@@ -52,19 +78,6 @@ impl<'a> RecordPool<'a> {
     /// Where log number `log` is.
     pub(crate) fn path(&self, log: usize) -> &Path {
         self.logs.get(log).map_or(Path::new(""), |log| log.path())
-    }
-
-    fn open(&mut self, log: usize) -> Result<&RecordFile<'a>> {
-        if self.open.len() >= FILES_MAX && !self.open.contains_key(&log) {
-            self.open.clear();
-        }
-        match self.open.entry(log) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let sealed = self.logs.get(log).ok_or(Error::NotSealed)?;
-                Ok(entry.insert(open_same(sealed)?))
-            }
-        }
     }
 }
 

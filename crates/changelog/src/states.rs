@@ -45,6 +45,29 @@ pub struct DiskStates {
     pub after: Option<StateDigest>,
 }
 
+impl DiskStates {
+    /// Those of taking the log back.
+    pub(crate) fn reversed(self) -> Self {
+        Self {
+            before: self.after,
+            after: self.before,
+        }
+    }
+
+    /// Those of this log and, after it, `later`.
+    pub(crate) fn until(self, later: Self) -> Self {
+        Self {
+            before: self.before,
+            after: later.after,
+        }
+    }
+
+    /// Whether `later` can go on where this ends, as far as is known.
+    pub(crate) fn lead_to(self, later: Self) -> bool {
+        self.after.is_none() || later.before.is_none() || self.after == later.before
+    }
+}
+
 /// What is said of a log when it is sealed. A [`ContentDigest`] alone is the predecessor's, with no
 /// state known.
 ///

@@ -1,73 +1,90 @@
-//! Applying a log such that it can be taken back.
+//! Applying logs such that they can be taken back.
 
-use afterimage_block::{BlockRead, BlockWrite, Change, Extent, RunKind, Timestamp};
+use afterimage_block::{
+    BlockRead, BlockWrite, Change, ContentDigest, Extent, ExtentSet, RunKind, Timestamp,
+};
 
 use crate::apply::CHUNK;
 use crate::convert::discard_file;
-use crate::{Applied, ChangeLog, Error, FileWriter, Result, SealedLog};
+use crate::{Applied, ChangeLog, Error, FileWriter, Provenance, Result, SealedLog};
 
 /// What [`apply_with_undo`] did.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Undoable {
-    /// What was done to the disk.
-    pub applied: Applied,
-    /// The log that takes it back.
+    /// What each of the logs did to the disk.
+    pub applied: Vec<Applied>,
+    /// The log that takes all of it back.
     pub undo: SealedLog,
 }
 
-/// Applies `log` to `disk`, having written what it overwrites to the log `undo` begins, which is
-/// sealed. Applying that one to the disk later makes it what it was, byte for byte and holes where
-/// there were holes; several are taken back newest first.
+/// Applies `logs` to `disk`, oldest first, having written what they overwrite to the log `undo` begins,
+/// which is sealed. Applying that one to the disk later makes it what it was, byte for byte and holes
+/// where there were holes; several are taken back newest first.
 ///
 /// The undo log is durable before the first byte of the disk is written, so whatever interrupts this
-/// can be taken back. After an interruption, apply the undo log or `log` itself, and not this again:
-/// the disk is no longer what the before-images are to be taken of. That is why `undo` should have
-/// been made by [`FileWriter::create_new`].
+/// can be taken back. After an interruption, apply the undo log or `logs` themselves, and not this
+/// again: the disk is no longer what the before-images are to be taken of. That is why `undo` should
+/// have been made by [`FileWriter::create_new`].
 ///
-/// If `log` resizes the disk that is the caller's to do, afterwards, and to take back beforehand.
+/// If the last log resizes the disk that is the caller's to do, afterwards, and to take back
+/// beforehand.
 ///
 /// The undo log's records have the time at which it was begun, its predecessor is
-/// [`ChangeLog::content`] of `log`. Its length is at most that of the data that `log` changes, plus 48
-/// bytes a record.
+/// [`ChangeLog::content`] of the newest log, and its states of the disk are those of `logs`, exchanged.
+/// Its length is at most that of the data that `logs` change, plus 48 bytes for each run of it.
 ///
 /// # Errors
 /// As [`record_undo`], the disk is then as it was; as [`ChangeLog::apply`], the undo log then stays.
 pub fn apply_with_undo(
-    log: &dyn ChangeLog,
+    logs: &[&dyn ChangeLog],
     disk: &dyn BlockWrite,
     undo: FileWriter,
 ) -> Result<Undoable> {
-    let undo = record_undo(log, disk, undo)?;
-    let applied = log.apply(disk)?;
-    Ok(Undoable { applied, undo })
+    let undo = record_undo(logs, disk, undo)?;
+    let applied = logs.iter().map(|log| log.apply(disk));
+    Ok(Undoable {
+        applied: applied.collect::<Result<_>>()?,
+        undo,
+    })
 }
 
-/// Writes what `log` would overwrite on `disk` to the log that `undo` begins, and seals it.
+/// Writes what `logs`, oldest first, would overwrite on `disk` to the log that `undo` begins, and seals
+/// it.
 ///
 /// # Errors
-/// [`Error::WrongDisk`] if `undo` is of another disk than `log`, or of another size than `disk`; as
-/// [`ChangeLog::check_fits`] and [`FileWriter::append`]; [`Error::Disk`] if the disk cannot be read.
-/// No undo log is left then.
+/// [`Error::WrongDisk`] if `undo` is of another disk than one of `logs`, or of another size than
+/// `disk`; as [`ChangeLog::check_fits`] and [`FileWriter::append`]; [`Error::Disk`] if the disk cannot
+/// be read. No undo log is left then.
 pub fn record_undo(
-    log: &dyn ChangeLog,
+    logs: &[&dyn ChangeLog],
     disk: &(impl BlockRead + ?Sized),
     mut undo: FileWriter,
 ) -> Result<SealedLog> {
     let path = undo.path().to_path_buf();
-    let recorded = record(log, disk, &mut undo);
+    let provenance = provenance(logs);
+    let recorded = record(logs, disk, &mut undo);
     recorded
-        .and_then(|()| undo.seal(log.content()))
+        .and_then(|()| undo.seal(provenance))
         .inspect_err(|_| discard_file(&path))
 }
 
+/// What the log that takes `logs` back follows and leads to.
+fn provenance(logs: &[&dyn ChangeLog]) -> Provenance {
+    let states = |log: Option<&&dyn ChangeLog>| log.map(|log| log.states()).unwrap_or_default();
+    let states = states(logs.first()).until(states(logs.last())).reversed();
+    let newest = logs.last().map(|log| log.content());
+    Provenance::from(newest.unwrap_or(ContentDigest::NONE)).with_states(states)
+}
+
 fn record(
-    log: &dyn ChangeLog,
+    logs: &[&dyn ChangeLog],
     disk: &(impl BlockRead + ?Sized),
     undo: &mut FileWriter,
 ) -> Result<()> {
     let header = *undo.header();
-    let other_disk = log.disk().is_some_and(|disk| disk != header.disk);
+    let mut disks = logs.iter().filter_map(|log| log.disk());
+    let other_disk = disks.any(|disk| disk != header.disk);
     if other_disk || header.disk_size != disk.size() {
         return Err(Error::WrongDisk {
             found: header.disk,
@@ -75,12 +92,14 @@ fn record(
             size: disk.size(),
         });
     }
-    log.check_fits(disk.size())?;
-    let mut buffer = Vec::new();
-    for piece in log.pieces()? {
-        record_extent(piece.extent, disk, undo, header.created, &mut buffer)?;
+    let mut changed = ExtentSet::new();
+    for log in logs {
+        log.check_fits(disk.size())?;
+        changed.extend(log.extents()?);
     }
-    Ok(())
+    let mut buffer = Vec::new();
+    let mut extents = changed.iter();
+    extents.try_for_each(|extent| record_extent(extent, disk, undo, header.created, &mut buffer))
 }
 
 /// Records what is in `extent`: holes as zeros, data as it is.

@@ -49,7 +49,7 @@ proptest! {
             let hrl = to_hrl(&native, &path("hrl"), &options, Timestamp::default()).unwrap();
             let log: &dyn ChangeLog = if as_hrl { &hrl } else { &native };
             states.push(disk.contents());
-            let done = apply_with_undo(log, &disk, undo(&path("undo"))).unwrap();
+            let done = apply_with_undo(&[log], &disk, undo(&path("undo"))).unwrap();
             prop_assert_eq!(done.undo.summary().predecessor, log.content());
             let extents = |log: &dyn ChangeLog| {
                 log.extents().unwrap().into_iter().collect::<afterimage_block::ExtentSet>()
@@ -71,11 +71,66 @@ proptest! {
         let log = seal(&folder.path().join("log"), header(1, 1), &steps, ContentDigest::NONE);
         let failing = Failing::after(budget, disk());
         let path = folder.path().join("undo");
-        let result = apply_with_undo(&log, &failing, undo(&path));
+        let result = apply_with_undo(&[&log], &failing, undo(&path));
         prop_assert_eq!(result.is_err(), log.index().unwrap().pieces() > budget);
         SealedLog::open(&path).unwrap().apply(&failing.disk).unwrap();
         prop_assert!(failing.disk.contents() == disk().contents());
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// One undo log for all of them, however few of the writes were made before it stopped.
+    #[test]
+    fn several_logs_are_taken_back_at_once(
+        generations in prop::collection::vec(steps(), 1..4), as_hrl in any::<bool>(), budget in 0..40_usize,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut logs: Vec<Box<dyn ChangeLog>> = Vec::new();
+        for (number, steps) in generations.iter().enumerate() {
+            let path = |kind: &str| folder.path().join(format!("{number}.{kind}"));
+            let native = seal(&path("ailog"), header(1, 1), steps, ContentDigest::NONE);
+            let options = HrlOptions::new(HrlId::random(), Timestamp::default());
+            let hrl = to_hrl(&native, &path("hrl"), &options, Timestamp::default()).unwrap();
+            logs.push(if as_hrl { Box::new(hrl) } else { Box::new(native) });
+        }
+        let logs: Vec<&dyn ChangeLog> = logs.iter().map(Box::as_ref).collect();
+
+        let whole = disk();
+        let done = apply_with_undo(&logs, &whole, undo(&folder.path().join("whole"))).unwrap();
+        prop_assert!(whole.contents() == contents_after(generations.iter().flatten()));
+        prop_assert_eq!(done.applied.len(), logs.len());
+        prop_assert_eq!(done.undo.summary().predecessor, logs[logs.len() - 1].content());
+        SealedLog::open(done.undo.path()).unwrap().apply(&whole).unwrap();
+        prop_assert!(whole.contents() == disk().contents());
+
+        let failing = Failing::after(budget, disk());
+        let path = folder.path().join("undo");
+        let writes: usize = logs.iter().map(|log| log.pieces().unwrap().len()).sum();
+        let result = apply_with_undo(&logs, &failing, undo(&path));
+        prop_assert_eq!(result.is_err(), writes > budget);
+        SealedLog::open(&path).unwrap().apply(&failing.disk).unwrap();
+        prop_assert!(failing.disk.contents() == disk().contents());
+    }
+}
+
+/// The before-images are durable when the disk's first byte changes: what is in the file then is a
+/// sealed log.
+#[test]
+fn the_undo_log_is_sealed_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = |number: u64| {
+        let write = [Step::Write(number * 512, vec![1; 10])];
+        let path = folder.path().join(number.to_string());
+        seal(&path, header(1, 1), &write, ContentDigest::NONE)
+    };
+    let (one, two) = (log(1), log(2));
+    let path = folder.path().join("undo");
+    let failing = Failing::after(0, disk());
+    apply_with_undo(&[&one, &two], &failing, undo(&path)).unwrap_err();
+    let undo = SealedLog::open(&path).unwrap();
+    assert_eq!(undo.index().unwrap().pieces(), 2);
 }
 
 #[test]
@@ -91,7 +146,7 @@ fn holes_are_holes_again() {
         &write,
         ContentDigest::NONE,
     );
-    let done = apply_with_undo(&log, &disk, undo(&folder.path().join("undo"))).unwrap();
+    let done = apply_with_undo(&[&log], &disk, undo(&folder.path().join("undo"))).unwrap();
     assert_ne!(runs(&disk), before);
     assert_eq!(
         done.undo.summary().payload,
@@ -116,7 +171,7 @@ fn an_undo_log_of_another_disk_changes_nothing() {
     let refused = |header: LogHeader, options: WriterOptions| {
         let disk = disk();
         let undo = FileWriter::create_new(&path, header, options).unwrap();
-        let error = apply_with_undo(&log, &disk, undo).unwrap_err();
+        let error = apply_with_undo(&[&log], &disk, undo).unwrap_err();
         assert!(disk.contents() == common::disk().contents());
         assert!(!path.exists(), "no half of an undo log is left");
         error
@@ -153,7 +208,7 @@ fn an_hrl_past_the_end_of_the_disk_changes_nothing() {
     )
     .unwrap();
     let hrl = hrl.close(Timestamp::default()).unwrap();
-    let result = record_undo(&hrl, &disk(), undo(&folder.path().join("undo")));
+    let result = record_undo(&[&hrl], &disk(), undo(&folder.path().join("undo")));
     assert!(matches!(
         result.unwrap_err().cause(),
         Error::OutOfRange { .. }

@@ -8,7 +8,7 @@ use afterimage_block::{BlockWrite, Extent, ExtentMap, Length, Offset, Slice, Tim
 use super::block::entry_at;
 use super::checksum::ByteSum;
 use super::walk::{Placed, read_block, read_header, walk};
-use super::{HrlEntry, HrlHeader};
+use super::{HrlEntry, HrlHeader, HrlTime};
 use crate::apply::{Applied, apply_pieces};
 use crate::file::LogFile;
 use crate::{Error, PAYLOAD_MAX, Piece, Result};
@@ -209,24 +209,30 @@ impl HrlLog {
     /// # Errors
     /// As [`entries`](Self::entries).
     pub fn index(&self) -> Result<Vec<Piece>> {
-        let mut newest = ExtentMap::new();
-        self.entries(|record| {
-            if let Some(extent) = record.entry.extent() {
-                let stored = Data {
-                    entry: record.at,
-                    at: record.data_at,
-                };
-                newest.insert(extent, stored);
-            }
-            Ok(())
-        })?;
         let piece = |(extent, data): (_, &Data)| Piece {
             extent,
             data_at: Some(data.at),
             record_at: data.entry,
             discarded: false,
         };
-        Ok(newest.iter().map(piece).collect())
+        Ok(self.newest()?.iter().map(piece).collect())
+    }
+
+    /// The newest data of every changed byte.
+    pub(super) fn newest(&self) -> Result<ExtentMap<Data>> {
+        let mut newest = ExtentMap::new();
+        self.entries(|record| {
+            if let Some(extent) = record.entry.extent() {
+                let data = Data {
+                    entry: record.at,
+                    at: record.data_at,
+                    time: record.entry.time,
+                };
+                newest.insert(extent, data);
+            }
+            Ok(())
+        })?;
+        Ok(newest)
     }
 
     /// The extents that it changes, in the order of the disk.
@@ -267,11 +273,12 @@ fn check_pieces(pieces: &[Piece], size: Length) -> Result<()> {
     }
 }
 
-/// Where the data of a run is in the file, and the entry that describes it.
+/// Where the data of a run is in the file, the entry that describes it, and when it was written.
 #[derive(Clone, Copy, Debug)]
-struct Data {
+pub(super) struct Data {
     entry: u64,
-    at: u64,
+    pub(super) at: u64,
+    pub(super) time: HrlTime,
 }
 
 impl Slice for Data {

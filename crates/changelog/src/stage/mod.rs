@@ -171,7 +171,7 @@ impl Stage {
         check_size(log.header(), disk)?;
         if self.durable_undo()?.is_none() {
             let undo = FileWriter::create_new(&self.undo(), *log.header(), undo_options())?;
-            record_undo(log, disk, undo)?;
+            record_undo(&[log], disk, undo)?;
         }
         let (mut done, mut is_stopped) = (Length::ZERO, false);
         let index = log.index()?;
