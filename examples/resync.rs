@@ -4,7 +4,7 @@ use afterimage_resync::protocol::Role;
 use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use examples::log_to_stderr;
-use examples::resync::{Arguments, Cache, Display, Local, Peer, Remote, Server, State};
+use examples::resync::{Arguments, Cache, Display, Local, Peer, Remote, Server, State, Stop};
 
 fn main() -> Result<()> {
     log_to_stderr();
@@ -15,6 +15,7 @@ fn main() -> Result<()> {
     let block_size = arguments.block_size;
     let limit = arguments.limit.unwrap_or_default();
     let read_limit = arguments.read_limit.unwrap_or_default();
+    let (stage, stop) = (arguments.stage, Stop::on_signals()?);
     let remote = |disk, role, peer| Remote {
         disk,
         role,
@@ -27,6 +28,8 @@ fn main() -> Result<()> {
         cache: cache.clone().map(Cache::at),
         dry_run: arguments.dry_run,
         verify: arguments.verify,
+        stage: stage.clone(),
+        stop: stop.clone(),
     };
     let report = match (arguments.source, arguments.target, arguments.serve) {
         (Peer::Disk(disk), None, Some(transport)) => {
@@ -37,6 +40,8 @@ fn main() -> Result<()> {
                 state,
                 cache: cache.map(Cache::at),
                 create: arguments.create,
+                stage,
+                stop,
                 json: arguments.json,
             };
             return server.run(&transport);
@@ -52,10 +57,15 @@ fn main() -> Result<()> {
             dry_run: arguments.dry_run,
             verify: arguments.verify,
             create: arguments.create,
+            stage,
+            stop,
         }
         .run(&mut display)?,
         (Peer::Disk(disk), Some(peer), None) => {
-            ensure!(!arguments.create, "--create is for the end that serves");
+            ensure!(
+                !arguments.create && stage.is_none(),
+                "--create and --stage are for the end with the target"
+            );
             let role = Role::Source;
             remote(disk, role, peer).run(&mut display)?
         }

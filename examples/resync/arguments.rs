@@ -46,6 +46,11 @@ pub struct Arguments {
     /// is not held up.
     #[arg(long, value_name = "100MiB/s")]
     pub read_limit: Option<Speeds>,
+    /// Keep here what differs, and write it only when both ends agree that this is all: the target is as
+    /// the source then, or as it was, whatever happens. A run that is killed is gone on with by the next
+    /// with the same folder. It takes as much room as what differs, and as much again at the end.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dry_run", "create", "read_only"])]
+    pub stage: Option<PathBuf>,
     /// Keep here how far it is, to go on after a break. Nothing else may write to the target between,
     /// nor to a source that is a device or an export: of a file it is noticed.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]

@@ -1,6 +1,7 @@
 //! Where a disk is, and how it is opened.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
@@ -29,6 +30,15 @@ impl FromStr for Place {
         } else {
             Self::Path(text.into())
         })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Export(uri) => f.write_str(uri),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 
-use afterimage_block::{BlockRead, BlockWrite, Epoch, Length, SessionId};
+use afterimage_block::{BlockRead, Epoch, Length, SessionId};
 use afterimage_resync::protocol::Role;
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
 use afterimage_resync::{Algorithm, BlockSize, Driver, Grid};
@@ -12,6 +12,7 @@ use anyhow::Result;
 use super::cache::Proof;
 use super::fingerprint::Fingerprint;
 use super::state::Kept;
+use super::target::Changing;
 use super::{Cache, Place, State};
 
 /// An end whose disk is open.
@@ -28,15 +29,32 @@ pub(super) struct End<'e> {
 #[derive(Clone, Copy)]
 pub(super) enum Disk<'d> {
     Source(&'d dyn BlockRead),
-    Target(&'d dyn BlockWrite),
+    Target(&'d Changing<'d>),
 }
 
 impl Disk<'_> {
     pub(super) fn size(&self) -> Length {
         match self {
             Self::Source(disk) => disk.size(),
-            Self::Target(disk) => disk.size(),
+            Self::Target(target) => target.disk.size(),
         }
+    }
+
+    /// Takes note of how far it is.
+    fn note(&self, progress: RemoteProgress) -> ControlFlow<()> {
+        let Self::Target(target) = self else {
+            return ControlFlow::Continue(());
+        };
+        target.note(progress.sent.saturating_add(progress.zeroed));
+        target.stop.flow()
+    }
+
+    fn is_staged_in_part(&self) -> bool {
+        matches!(self, Self::Target(target) if target.is_resumed())
+    }
+
+    fn is_real(&self) -> bool {
+        !matches!(self, Self::Target(target) if !target.is_real())
     }
 
     fn role(&self) -> Role {
@@ -70,7 +88,11 @@ impl End<'_> {
         let (reader, writer) = streams;
         Ok(match self.disk {
             Disk::Source(disk) => driver.run_source(disk, reader, writer)?,
-            Disk::Target(disk) => driver.run_target(disk, reader, writer)?,
+            Disk::Target(target) => driver.conclude(|| Ok(target.conclude()?)).run_target(
+                target.disk,
+                reader,
+                writer,
+            )?,
         })
     }
 
@@ -97,7 +119,7 @@ impl End<'_> {
     ) -> Result<Driver<'d>> {
         let mut driver = Driver::new(terms).observe(move |progress| {
             observe(progress);
-            ControlFlow::Continue(())
+            self.disk.note(progress)
         });
         if self.is_afresh {
             driver = driver.afresh();
@@ -106,12 +128,17 @@ impl End<'_> {
             return Ok(driver);
         };
         let before = Proof::of(self.place)?;
-        let is_looked_at = !self.is_afresh && !is_resumed;
+        // What an earlier run staged is not in the cache.
+        let is_looked_at = !self.is_afresh && !is_resumed && !self.disk.is_staged_in_part();
         let known = is_looked_at.then(|| cache.load(&terms, before.as_ref()));
         if let Some(digests) = known.flatten() {
             driver = driver.knowing(digests);
         }
-        Ok(driver.keep(move |digests| cache.store(digests, self.proof_after(before.as_ref()))))
+        Ok(driver.keep(move |digests| {
+            if self.disk.is_real() {
+                cache.store(digests, self.proof_after(before.as_ref()));
+            }
+        }))
     }
 
     /// What proves the disk to be as it was hashed or written.
@@ -163,7 +190,7 @@ impl End<'_> {
     fn fingerprint(&self) -> Result<Fingerprint> {
         match self.disk {
             Disk::Source(_) => Fingerprint::of_source(self.place),
-            Disk::Target(_) => Fingerprint::of_target(self.place),
+            Disk::Target(target) => Fingerprint::of_target(self.place, target.staged()),
         }
     }
 }

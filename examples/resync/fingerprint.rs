@@ -4,8 +4,10 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use afterimage_block::{DiskId, Timestamp};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::Place;
 
@@ -15,6 +17,9 @@ use super::Place;
 pub(super) struct Fingerprint {
     name: String,
     file: Option<File>,
+    /// When the stage was begun that holds what is written to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    staged: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,19 +37,30 @@ impl Fingerprint {
     /// Of a disk that is not to be written.
     pub(super) fn of_source(place: &Place) -> Result<Self> {
         let written = |found: &Metadata| found.modified().ok().and_then(nanoseconds);
-        Self::of(place, written)
+        Self::of(place, written, None)
     }
 
-    /// Of a disk that is.
-    pub(super) fn of_target(place: &Place) -> Result<Self> {
-        Self::of(place, |_| None)
+    /// Of a disk that is, if not what is written to it goes to a stage.
+    pub(super) fn of_target(place: &Place, staged: Option<Timestamp>) -> Result<Self> {
+        Self::of(place, |_| None, staged)
     }
 
-    fn of(place: &Place, written: impl Fn(&Metadata) -> Option<u64>) -> Result<Self> {
+    /// The disk's identity in a log.
+    pub(super) fn id(&self) -> Result<DiskId> {
+        let digest: [u8; 32] = Sha256::digest(serde_json::to_vec(self)?).into();
+        let (id, _) = digest.as_chunks();
+        Ok(DiskId::from_bytes(id.first().copied().unwrap_or_default()))
+    }
+
+    fn of(
+        place: &Place,
+        written: impl Fn(&Metadata) -> Option<u64>,
+        staged: Option<Timestamp>,
+    ) -> Result<Self> {
         let path = match place {
             Place::Export(uri) => {
                 let (name, file) = (uri.clone(), None);
-                return Ok(Self { name, file });
+                return Ok(Self { name, file, staged });
             }
             Place::Path(path) => path,
         };
@@ -58,6 +74,7 @@ impl Fingerprint {
                 made: found.created().ok().and_then(nanoseconds),
                 written: written(&found),
             }),
+            staged,
         })
     }
 }

@@ -2,17 +2,19 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use afterimage_block::{BlockRead, Length};
-use afterimage_resync::{BlockSize, LimitedDisk, LimitedSource, LocalResync, Progress, Session};
-use anyhow::{Result, ensure};
+use afterimage_resync::{BlockSize, Error, LimitedSource, LocalResync, Progress, Session, Summary};
+use anyhow::{Result, bail, ensure};
 
 use super::cache::Proof;
 use super::fingerprint::Fingerprint;
 use super::state::Kept;
-use super::{Display, Phase, Place, Report, Speeds, State};
+use super::target::{Changing, Target};
+use super::{Display, Phase, Place, Report, Speeds, State, Stop};
 
 /// How often the state is kept, the target being flushed first.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +42,10 @@ pub struct Local {
     pub verify: bool,
     /// Make or extend the target.
     pub create: bool,
+    /// Where to keep what differs, to write it at the end or not at all.
+    pub stage: Option<PathBuf>,
+    /// Ends it before its end.
+    pub stop: Stop,
 }
 
 impl Local {
@@ -73,36 +79,73 @@ impl Local {
             let dry_run = true;
             return Ok(Report { dry_run, ..report });
         }
-        let target = self.target.open_target(source.size(), self.create)?;
-        let target = LimitedDisk::new(target.as_ref(), limit.limit());
-        let resync = LocalResync::new(source, &target)?.threads(threads());
-        let disks = (of_source, Fingerprint::of_target(&self.target)?);
-        let mut session = self.session(source.size(), &disks)?;
-        let saved = session.summary().compared;
-        while !session.is_complete() {
-            self.step(&resync, &mut session, &disks, display)?;
-        }
+        let target = Target {
+            place: &self.target,
+            create: self.create.then(|| source.size()),
+            stage: self.stage.as_deref(),
+            is_kept: self.state.is_some(),
+            limit: limit.limit(),
+            stop: &self.stop,
+        };
+        let (saved, found) =
+            target.change(|target| self.change(source, of_source, target, display))?;
         if self.verify {
-            let found = self
-                .compare(source, &target, Phase::Verifying, display)?
-                .summary;
-            ensure!(
-                found.equal == source.size(),
-                "the disks differ in {} after the resync: one was written meanwhile, or fails",
-                found.sent.saturating_add(found.zeroed)
-            );
+            self.verify(source, display)?;
         }
         if let Some(state) = &self.state {
             state.clear()?;
         }
         self.keep(before.flatten().as_ref())?;
-        let report = Report::of_local(session.progress(), begun);
+        let report = Report::of_local(found, begun);
         let verified = self.verify;
         Ok(Report {
             saved,
             verified,
             ..report
         })
+    }
+
+    /// Makes the target equal; what an earlier run saved, and what was found.
+    fn change(
+        &self,
+        source: &dyn BlockRead,
+        of_source: Fingerprint,
+        target: &Changing<'_>,
+        display: &mut Display,
+    ) -> Result<(Length, Progress)> {
+        let of_target = Fingerprint::of_target(&self.target, target.staged())?;
+        let disks = (of_source, of_target);
+        let mut session = self.session(source.size(), &disks)?;
+        let saved = session.summary().compared;
+        while !session.is_complete() {
+            if self.stop.is_asked() {
+                bail!(Error::Stopped);
+            }
+            let stepped = self.step(source, target, &mut session, &disks, display);
+            let Summary { sent, zeroed, .. } = session.summary();
+            target.note(sent.saturating_add(zeroed));
+            stepped?;
+        }
+        target.conclude()?;
+        Ok((saved, session.progress()))
+    }
+
+    /// Refuses disks that are not equal, reading both once more.
+    fn verify(&self, source: &dyn BlockRead, display: &mut Display) -> Result<()> {
+        let target = self.target.open_to_read()?;
+        let compared = self.compare(source, &*target, Phase::Verifying, display)?;
+        let Summary {
+            equal,
+            sent,
+            zeroed,
+            ..
+        } = compared.summary;
+        ensure!(
+            equal == source.size(),
+            "the disks differ in {} after the resync: one was written meanwhile, or fails",
+            sent.saturating_add(zeroed)
+        );
+        Ok(())
     }
 
     /// Whether they were when they were last written.
@@ -136,23 +179,25 @@ impl Local {
     /// Goes on for a while, and keeps what that came to, even if it failed.
     fn step(
         &self,
-        resync: &LocalResync<'_>,
+        source: &dyn BlockRead,
+        target: &Changing<'_>,
         session: &mut Session,
-        (source, target): &(Fingerprint, Fingerprint),
+        (of_source, of_target): &(Fingerprint, Fingerprint),
         display: &mut Display,
     ) -> Result<()> {
         let begun = Instant::now();
+        let resync = LocalResync::new(source, target.disk)?.threads(threads());
         let ran = resync.run(session, |progress| {
             display.local(Phase::Comparing, progress);
             if self.state.is_some() && begun.elapsed() >= INTERVAL {
                 return ControlFlow::Break(());
             }
-            ControlFlow::Continue(())
+            self.stop.flow()
         });
         if let Some(state) = &self.state {
             state.store(&Kept::Local {
-                source: source.clone(),
-                target: target.clone(),
+                source: of_source.clone(),
+                target: of_target.clone(),
                 session: session.clone(),
             })?;
         }

@@ -17,6 +17,8 @@ mod remote;
 mod report;
 mod serve;
 mod state;
+mod stop;
+mod target;
 
 pub use arguments::{Arguments, Digest};
 pub use cache::Cache;
@@ -28,3 +30,4 @@ pub use remote::Remote;
 pub use report::{Display, Phase, Report};
 pub use serve::{Server, Transport};
 pub use state::State;
+pub use stop::Stop;

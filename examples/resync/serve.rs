@@ -4,18 +4,21 @@ use std::fs::File;
 use std::io::{Cursor, Read, Write, stdin, stdout};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use afterimage_resync::protocol::{Decoder, Hello, Message, Reason, Role};
+use afterimage_resync::protocol::{Decoder, Hello, Message, Role};
 use afterimage_resync::remote::Terms;
-use afterimage_resync::{BlockSize, Error, Grid, LimitedSource};
+use afterimage_resync::{BlockSize, Error, Grid, Limit, LimitedSource};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
 
 use super::end::{Disk, End};
 use super::peer::SILENCE_MAX;
-use super::{Cache, Place, Report, Speeds, State};
+use super::stop::is_stopped_there;
+use super::target::Target;
+use super::{Cache, Place, Report, Speeds, State, Stop};
 
 /// How long whoever connects may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(30);
@@ -56,6 +59,10 @@ pub struct Server {
     pub read_limit: Speeds,
     /// Make or extend the disk.
     pub create: bool,
+    /// Where to keep what differs, to write it at the end or not at all.
+    pub stage: Option<PathBuf>,
+    /// Ends it before its end.
+    pub stop: Stop,
     /// Tell outcomes as lines of JSON.
     pub json: bool,
 }
@@ -119,8 +126,23 @@ impl Server {
             let disk = LimitedSource::new(disk.as_ref(), read_limit.limit());
             return self.exchange(hello, Disk::Source(&disk), (reader, writer));
         }
-        let disk = self.disk.open_target(hello.grid.size(), self.create)?;
-        self.exchange(hello, Disk::Target(disk.as_ref()), (reader, writer))
+        let target = Target {
+            place: &self.disk,
+            create: self.create.then(|| hello.grid.size()),
+            stage: self.stage.as_deref(),
+            is_kept: self.state.is_some(),
+            limit: Limit::default(),
+            stop: &self.stop,
+        };
+        let ended =
+            target.change(|disk| self.exchange(hello, Disk::Target(disk), (reader, writer)));
+        match ended {
+            Err(error) if is_stopped_there(&error) => {
+                eprintln!("the other end stopped: {error:#}");
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 
     fn exchange(
@@ -144,18 +166,15 @@ impl Server {
         };
         let kept = end.kept()?.filter(|cursor| *cursor.terms() == terms);
         let (begun, is_resumed) = (Instant::now(), kept.is_some());
-        let progress = match end.run(terms, kept, |_| (), streams) {
-            Err(error) if is_stop(&error) => {
-                eprintln!("the other end stopped: {error:#}");
-                // Nobody goes on with what this one kept.
-                let is_kept = end.kept()?.is_some_and(|cursor| *cursor.terms() == terms);
-                return match &self.state {
-                    Some(state) if is_kept => state.clear(),
-                    _ => Ok(()),
-                };
-            }
-            ended => ended?,
-        };
+        let ended = end.run(terms, kept, |_| (), streams);
+        if let (Err(error), Some(state)) = (&ended, &self.state)
+            && is_stopped_there(error)
+            && end.kept()?.is_some_and(|cursor| *cursor.terms() == terms)
+        {
+            // Nobody goes on with what this one kept.
+            state.clear()?;
+        }
+        let progress = ended?;
         if let Some(state) = &self.state {
             state.clear()?;
         }
@@ -170,12 +189,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// Whether the other end ended the resync though nothing was wrong.
-fn is_stop(error: &anyhow::Error) -> bool {
-    let error = error.downcast_ref::<Error>();
-    matches!(error, Some(Error::Peer { farewell }) if farewell.reason == Reason::Stopped)
 }
 
 /// What the other end says first, and the bytes that were read for it.

@@ -181,6 +181,12 @@ pub enum Error {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What the target was sent could not be put in its place.
+    #[error("the disks were found equal, and the target could not be left so: {source}")]
+    Conclude {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Somebody asked for it.
     #[error("the resync was stopped")]
     Stopped,

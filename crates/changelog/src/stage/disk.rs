@@ -20,7 +20,8 @@ type Done<T = ()> = afterimage_block::Result<T>;
 /// [`flush`](BlockWrite::flush) makes the log durable. Dropped, it leaves the log to be resumed.
 pub struct StagedDisk<'d> {
     disk: &'d dyn BlockWrite,
-    log: Mutex<FileWriter>,
+    /// Gone once it is decided.
+    log: Mutex<Option<FileWriter>>,
     header: LogHeader,
     /// The log's file once more.
     file: File,
@@ -33,7 +34,7 @@ impl<'d> StagedDisk<'d> {
         Ok(Self {
             disk,
             header: *log.header(),
-            log: Mutex::new(log),
+            log: Mutex::new(Some(log)),
             file,
         })
     }
@@ -43,24 +44,35 @@ impl<'d> StagedDisk<'d> {
         &self.header
     }
 
-    /// Seals the log: all changes are there, durably, and from now on are to be made or taken back.
+    /// Seals the log: all changes are there, durably, and from now on are to be made or taken back. This
+    /// disk is then of no more use.
     ///
     /// # Errors
-    /// As [`FileWriter::seal`]; nothing is decided then.
-    pub fn decide(self) -> Result<SealedLog> {
-        let log = self.log.into_inner();
-        log.unwrap_or_else(PoisonError::into_inner)
-            .seal(ContentDigest::NONE)
+    /// As [`FileWriter::seal`]; nothing is decided then. [`Error::Poisoned`] if it was before.
+    pub fn decide(&self) -> Result<SealedLog> {
+        let log = self.guard().take().ok_or(Error::Poisoned)?;
+        log.seal(ContentDigest::NONE)
     }
 
-    fn log(&self) -> MutexGuard<'_, FileWriter> {
+    fn guard(&self) -> MutexGuard<'_, Option<FileWriter>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the log do something for the bytes of `extent`.
+    fn log<T>(
+        &self,
+        operation: &'static str,
+        extent: Extent,
+        run: impl FnOnce(&mut FileWriter) -> Result<T>,
+    ) -> Done<T> {
+        let mut log = self.guard();
+        let ran = log.as_mut().ok_or(Error::Poisoned).and_then(run);
+        ran.map_err(|error| failed(operation, extent, error))
+    }
+
     fn stage(&self, change: Change<'_>, extent: Extent) -> Done {
-        let staged = self.log().append(change, self.header.created);
-        staged.map_err(|error| failed("stage", extent, error))?;
-        Ok(())
+        let time = self.header.created;
+        self.log("stage", extent, |log| log.append(change, time).map(drop))
     }
 
     /// Puts what of `extent`, which is that of `buf`, was changed in its place.
@@ -73,9 +85,9 @@ impl<'d> StagedDisk<'d> {
             match piece.data_at {
                 Some(at) => {
                     let read = self.file.read_exact_at(part, at);
-                    let log = self.log();
-                    let read = read.map_err(|source| io_error("read", log.path(), at, source));
-                    read.map_err(|error| failed("read", piece.extent, error))?;
+                    self.log("read", piece.extent, |log| {
+                        read.map_err(|source| io_error("read", log.path(), at, source))
+                    })?;
                 }
                 None => part.fill(0),
             }
@@ -94,7 +106,9 @@ impl BlockRead for StagedDisk<'_> {
             return Ok(());
         };
         self.disk.read_at(offset, buf)?;
-        let pieces: Vec<_> = self.log().newest_within(extent).collect();
+        let pieces = self.log("read", extent, |log| {
+            Ok(log.newest_within(extent).collect::<Vec<_>>())
+        })?;
         self.lay_over(extent, &pieces, buf)
     }
 
@@ -102,7 +116,7 @@ impl BlockRead for StagedDisk<'_> {
         let Some(rest) = Extent::between(from, Offset::new(self.size().get())) else {
             return Ok(None);
         };
-        let changed = self.log().newest_within(rest).next();
+        let changed = self.log("map", rest, |log| Ok(log.newest_within(rest).next()))?;
         if let Some(piece) = changed.filter(|piece| piece.extent.start() == from) {
             let kind = piece.data_at.map_or(RunKind::Hole, |_| RunKind::Data);
             let extent = piece.extent;
@@ -139,8 +153,7 @@ impl BlockWrite for StagedDisk<'_> {
         let Some(whole) = Extent::whole(self.size()) else {
             return Ok(());
         };
-        let synced = self.log().sync();
-        synced.map_err(|error| failed("flush", whole, error))
+        self.log("flush", whole, FileWriter::sync)
     }
 }
 

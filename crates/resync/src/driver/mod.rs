@@ -54,6 +54,7 @@ enum Event {
 
 type SaveError = Box<dyn std::error::Error + Send + Sync>;
 type Save<'a> = dyn FnMut(&Cursor) -> Result<(), SaveError> + 'a;
+type Conclude<'a> = dyn FnMut() -> Result<(), SaveError> + 'a;
 type Keep<'a> = dyn FnMut(&Digests) + 'a;
 type Observe<'a> = dyn FnMut(RemoteProgress) -> ControlFlow<()> + 'a;
 
@@ -92,6 +93,7 @@ pub struct Driver<'a> {
     known: Option<Digests>,
     is_afresh: bool,
     save: Box<Save<'a>>,
+    conclude: Box<Conclude<'a>>,
     keep: Option<Box<Keep<'a>>>,
     observe: Box<Observe<'a>>,
 }
@@ -106,6 +108,7 @@ impl<'a> Driver<'a> {
             known: None,
             is_afresh: false,
             save: Box::new(|_| Ok(())),
+            conclude: Box::new(|| Ok(())),
             keep: None,
             observe: Box::new(|_| ControlFlow::Continue(())),
         }
@@ -127,6 +130,14 @@ impl<'a> Driver<'a> {
     /// returns. A target that is ever to be resumed must be given this.
     pub fn save(mut self, save: impl FnMut(&Cursor) -> Result<(), SaveError> + 'a) -> Self {
         self.save = Box::new(save);
+        self
+    }
+
+    /// Has `conclude` called at the target once both disks are found equal and before the source is told
+    /// so: where what was written is not in its place yet, it is put there now. What fails here fails the
+    /// resync at both ends.
+    pub fn conclude(mut self, conclude: impl FnMut() -> Result<(), SaveError> + 'a) -> Self {
+        self.conclude = Box::new(conclude);
         self
     }
 
@@ -261,6 +272,7 @@ impl<'a> Driver<'a> {
         jobs: Sender<Work>,
     ) -> Result<()> {
         let mut last = RemoteProgress::default();
+        let mut is_concluded = machine.role() == Role::Source;
         loop {
             while let Some(work) = machine.poll_work() {
                 if let Work::Save(cursor) = &work {
@@ -268,6 +280,10 @@ impl<'a> Driver<'a> {
                 } else if jobs.send(work).is_err() {
                     return Err(Error::Stopped);
                 }
+            }
+            if machine.is_finished() && !is_concluded {
+                (self.conclude)().map_err(|source| Error::Conclude { source })?;
+                is_concluded = true;
             }
             let mut is_drained = false;
             while !is_drained && wire.queued() < QUEUED {
@@ -313,6 +329,7 @@ fn last_word(events: &Receiver<Event>, error: Error) -> Error {
 
 /// What both ends are to a driver.
 trait Machine: Sized {
+    fn role(&self) -> Role;
     fn afresh(self) -> Self;
     fn digests(&self) -> Option<Digests>;
     fn poll_work(&mut self) -> Option<Work>;
@@ -324,8 +341,11 @@ trait Machine: Sized {
 }
 
 macro_rules! machine {
-    ($end:ty) => {
+    ($end:ty, $role:expr) => {
         impl Machine for $end {
+            fn role(&self) -> Role {
+                $role
+            }
             fn afresh(self) -> Self {
                 self.afresh()
             }
@@ -354,5 +374,5 @@ macro_rules! machine {
     };
 }
 
-machine!(Source);
-machine!(Target);
+machine!(Source, Role::Source);
+machine!(Target, Role::Target);

@@ -217,6 +217,37 @@ fn a_dry_run_tells_what_would_be_sent_and_changes_nothing() {
 }
 
 #[test]
+fn the_source_is_told_only_what_the_target_has_concluded() {
+    for fails in [false, true] {
+        let (source, target) = disks();
+        let terms = terms(source.size(), BlockSize::MIN);
+        let concluded = Mutex::new(0);
+        let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+        let far = || {
+            let far = Driver::new(terms).conclude(|| {
+                assert!(target.bytes() == source.bytes() && target.is_flushed());
+                *concluded.lock().unwrap() += 1;
+                if fails {
+                    return Err("it did not work".into());
+                }
+                Ok(())
+            });
+            far.run_target(&target, far_in, far_out)
+        };
+        let near = Driver::new(terms).conclude(|| panic!("it is not the target"));
+        let (near, far) = run(near, far, &source, (near_in, near_out));
+        assert_eq!(*concluded.lock().unwrap(), 1);
+        if fails {
+            let (near, far) = (near.unwrap_err(), far.unwrap_err());
+            assert!(matches!(far, Error::Conclude { .. }), "{far}");
+            assert!(near.to_string().contains("it did not work"), "{near}");
+        } else {
+            assert!(near.is_ok() && far.is_ok());
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
     let (block, all) = (extent(70 * 4096, 4096), extent(0, 64 * 100 * 4096));
     let faults = [

@@ -1,6 +1,8 @@
 //! The parts of `resync` together: files, a loopback connection, breaks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod staged;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,7 +16,7 @@ use afterimage_resync::protocol::Role;
 use afterimage_resync::{Algorithm, BlockSize};
 use clap::{CommandFactory, Parser};
 use examples::resync::{
-    Arguments, Cache, Display, Local, Peer, Place, Remote, Report, Server, Speeds, State,
+    Arguments, Cache, Display, Local, Peer, Place, Remote, Report, Server, Speeds, State, Stop,
 };
 use tempfile::TempDir;
 
@@ -75,6 +77,8 @@ impl Disks {
             dry_run: false,
             verify: false,
             create: false,
+            stage: None,
+            stop: Stop::default(),
         }
     }
 
@@ -91,6 +95,8 @@ impl Disks {
             cache: None,
             dry_run: false,
             verify: false,
+            stage: None,
+            stop: Stop::default(),
         }
     }
 
@@ -102,6 +108,8 @@ impl Disks {
             state: None,
             cache: None,
             create: false,
+            stage: None,
+            stop: Stop::default(),
             json: false,
         }
     }
