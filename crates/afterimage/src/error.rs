@@ -8,6 +8,8 @@ use afterimage_block::Length;
 use afterimage_replication::{ErrorCode, Failure, InvalidPolicy, JobError, NotAllowed, Refused};
 use afterimage_retry::{Class, Classify};
 
+use crate::Divergence;
+
 /// The result of an operation on a protected machine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -39,6 +41,9 @@ pub enum Error {
     /// The replica's role does not admit the request.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    /// Disks that are to follow the replica hold what it may not have.
+    #[error("{0}; to destroy that and follow the replica give the token `{token}`", token = .0.token())]
+    Diverges(Box<Divergence>),
     /// A file of the state folder failed.
     #[error("cannot {operation} `{}`: {source}", path.display())]
     File {
@@ -113,9 +118,10 @@ impl Error {
         let code = match self {
             Self::NoRoom { .. } => ErrorCode::NoRoom,
             Self::Store(Store::Fenced { .. }) => ErrorCode::Fenced,
-            Self::Store(Store::Refused(_)) | Self::Refused(_) | Self::NotAllowed(_) => {
-                ErrorCode::Refused
-            }
+            Self::Store(Store::Refused(_))
+            | Self::Refused(_)
+            | Self::NotAllowed(_)
+            | Self::Diverges(_) => ErrorCode::Refused,
             Self::Store(Store::Damaged { .. }) => ErrorCode::Damaged,
             Self::Store(error) if error.is_recoverable() => ErrorCode::Unreachable,
             _ => ErrorCode::Other,

@@ -9,7 +9,7 @@ use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replic
 
 use crate::error::blocking;
 use crate::shared::{Kept, change_kept};
-use crate::state::{Fingerprint, Saved, Side, StateFolder, Target, default_folder};
+use crate::state::{FailoverTarget, Fingerprint, Saved, Side, StateFolder, default_folder};
 use crate::{Error, Result};
 
 /// How a machine is failed over.
@@ -83,20 +83,20 @@ pub async fn fail_over(
                 return Err(Error::Exists(image.clone()));
             }
             let done = restore(replica, point, images, progress).await?;
-            complete(&folder, Some(&Fingerprint::left(point.time)))?;
+            complete(&folder, Some(point.time))?;
             Ok(done)
         }
     }
 }
 
-/// Records that the images are complete, and how they were left.
-pub(crate) fn complete(folder: &StateFolder, left: Option<&Fingerprint>) -> Result<()> {
+/// Records that the images are complete, and that they were left with the time `left`.
+pub(crate) fn complete(folder: &StateFolder, left: Option<Timestamp>) -> Result<()> {
     folder.update(|saved| {
         if let Side::FailedOver(target) = &mut saved.side {
             target.complete = true;
         }
         for disk in &mut saved.disks {
-            disk.closed_as = left.cloned();
+            disk.closed_as = left.and_then(|time| Fingerprint::left_on(&disk.path, time));
         }
     })
 }
@@ -154,8 +154,9 @@ pub(crate) async fn begin(
         source,
     })?;
     let folder = StateFolder::open(&path)?;
-    let target = Target {
+    let target = FailoverTarget {
         failover: SessionId::random(),
+        epoch: manifest.fence.epoch.next(),
         point: point.sequence,
         complete: false,
     };
@@ -270,7 +271,7 @@ pub async fn cancel(replica: &Replica) -> Result<()> {
 
 /// Changes the replica's role, which is about `failover` from then on, and fences every writer of
 /// before off.
-async fn transition(
+pub(crate) async fn transition(
     replica: &Replica,
     request: ReplicaRequest,
     failover: Option<SessionId>,

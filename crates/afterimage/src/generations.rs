@@ -116,27 +116,6 @@ impl OpenDisk {
         })
     }
 
-    /// What may have been written since generation `first` began and is in no sealed log.
-    fn doubt_since(&self, first: Sequence) -> Result<Scope> {
-        let mut sequences = intents(&self.logs);
-        sequences.retain(|sequence| *sequence >= first);
-        // The intent file of the open generation exists before any write of it.
-        if !sequences.contains(&first) {
-            tracing::warn!(disk = %self.saved.path.display(), %first, "no intents: all is in doubt");
-            return Ok(Scope::Everything);
-        }
-        let mut all = Scope::NOTHING;
-        for sequence in sequences {
-            let path = intent_path(&self.logs, sequence);
-            let doubt = IntentLog::read(&path, self.saved.id, self.saved.size)?;
-            if let Doubt::Everything { reason } = &doubt {
-                tracing::warn!(disk = %self.saved.path.display(), reason, "all is in doubt");
-            }
-            all.merge(&scope_of(doubt));
-        }
-        Ok(all)
-    }
-
     /// Ends a generation of which only the regions are known. Where there is no room for its log, they
     /// stay in doubt.
     fn end_again(&mut self, extents: ExtentSet, sequence: Sequence, epoch: Epoch) -> Ended {
@@ -227,6 +206,28 @@ fn scope_of(doubt: Doubt) -> Scope {
     }
 }
 
+/// What may have been written to `disk`, whose files are in `logs`, since generation `first` began,
+/// and is in no sealed log.
+pub(crate) fn doubt_since(logs: &Path, disk: &SavedDisk, first: Sequence) -> Result<Scope> {
+    let mut sequences = intents(logs);
+    sequences.retain(|sequence| *sequence >= first);
+    // The intent file of the open generation exists before any write of it.
+    if !sequences.contains(&first) {
+        tracing::warn!(disk = %disk.path.display(), %first, "no intents: all is in doubt");
+        return Ok(Scope::Everything);
+    }
+    let mut all = Scope::NOTHING;
+    for sequence in sequences {
+        let path = intent_path(logs, sequence);
+        let doubt = IntentLog::read(&path, disk.id, disk.size)?;
+        if let Doubt::Everything { reason } = &doubt {
+            tracing::warn!(disk = %disk.path.display(), reason, "all is in doubt");
+        }
+        all.merge(&scope_of(doubt));
+    }
+    Ok(all)
+}
+
 /// What an unclean end left behind, read again.
 pub(crate) struct Recovered {
     pub(crate) reached: BarrierReached,
@@ -251,7 +252,7 @@ pub(crate) fn recover(
     };
     let mut bytes = Length::ZERO;
     for disk in disks {
-        let scope = disk.doubt_since(open)?;
+        let scope = doubt_since(&disk.logs, &disk.saved, open)?;
         let ended = match (tracking, scope) {
             (Tracking::Logging, Scope::Extents(extents)) => {
                 bytes = bytes.saturating_add(extents.total());

@@ -11,7 +11,8 @@
 //!                                  v                                                     v
 //!                                sealed log ---------- ship, publish ----------> replica store
 //!                                                                                        |
-//!                                image files <-------------- fail over ------------------'
+//!                                image files <-------------- fail over ------------------+
+//!                         former primary's disks <----- Follower pulls ------------------'
 //! ```
 //!
 //! ```
@@ -52,6 +53,16 @@
 //! is saved with the barrier that made it, not when the log is sealed: a crash in between makes the
 //! same generation anew, from the same predecessor.
 //!
+//! *A failover has a name,* and the side that it is to records it before the replica does. Whoever
+//! finds the name at both may go on with it: make what is missing, be the primary once it is committed
+//! ([`Protection::reverse`]), in the same identity as the primary before. So an answer that is lost is
+//! asked for again, and no second side can mistake the failover for its own.
+//!
+//! *The way back is a pull.* The former primary's disks ([`Follow`]) are of no state while they are
+//! pulled, which is recorded first; the replica and its primary know nothing of them until they are
+//! failed back to. A pull that ended is marked by the files' times, so that the next one need take
+//! only what the logs since then name.
+//!
 //! *A failover need not be waited for*: [`serve_failover`] serves the disks while their images are
 //! filled, and [`open_point`] serves a point without any.
 //!
@@ -60,13 +71,16 @@
 //! for it: what it holds is on the disk as well, and what it lost is too.
 
 mod clock;
+mod divergence;
 mod driver;
 mod error;
 mod failover;
+mod follow;
 mod generations;
 mod instant;
 mod machine;
 mod notice;
+mod pull;
 mod quiesce;
 mod recovery;
 mod resync;
@@ -79,17 +93,19 @@ mod transfer;
 pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
-    ApplicationConsistent, Bandwidth, BandwidthRule, ErrorCode, Health, Job, JobError, JobKind,
-    JobState, JobTask, Policy, Progress, Request, ResyncReason, Role, State, Task, TimeOfDay,
-    Weekday, Window, Zone,
+    ApplicationConsistent, Bandwidth, BandwidthRule, DivergenceToken, ErrorCode, Health, Job,
+    JobError, JobKind, JobState, JobTask, Policy, Progress, Request, ResyncReason, Role, Scope,
+    State, Task, TimeOfDay, Weekday, Window, Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
     Damage, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
 };
 pub use clock::Clock;
+pub use divergence::{Divergence, DivergentDisk};
 pub use error::{Error, Result};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
+pub use follow::{Follow, Follower, Pulled};
 pub use instant::{ServedFailover, serve_failover};
 pub use machine::{ProtectedMachine, Protection};
 pub use notice::Notice;

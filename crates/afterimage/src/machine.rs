@@ -17,9 +17,9 @@ use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
-use crate::reverse::reverse;
+use crate::reverse::{follows, reverse};
 use crate::shared::Shared;
-use crate::state::{Fingerprint, Saved, SavedDisk, Side, StateFolder, default_folder};
+use crate::state::{Saved, SavedDisk, Side, StateFolder, canonical, default_folder};
 use crate::{Clock, Error, Result};
 use afterimage_replication::Jobs;
 
@@ -239,26 +239,12 @@ impl Protection {
 
     /// The record of a machine that was protected before, if it is this one.
     fn known(&self, folder: &StateFolder, saved: Saved, paths: &[PathBuf]) -> Result<Saved> {
-        let same_disks = saved.disks.iter().map(|disk| &disk.path).eq(paths);
-        if saved.name == self.name && same_disks {
-            return match saved.side {
-                Side::Primary => Ok(saved),
-                Side::FailedOver(_) => Err(not_primary()),
-            };
+        saved.check(folder, &self.name, paths)?;
+        match saved.side {
+            Side::Primary => Ok(saved),
+            Side::FailedOver(_) => Err(not_primary()),
+            Side::Standby(_) => Err(follows().into()),
         }
-        let disks: Vec<_> = saved
-            .disks
-            .iter()
-            .map(|disk| disk.path.display().to_string())
-            .collect();
-        Err(Error::State {
-            path: folder.scratch().into(),
-            reason: format!(
-                "it belongs to machine `{}` with {}: name these, or another state folder",
-                saved.name,
-                disks.join(", ")
-            ),
-        })
     }
 
     /// The record of a machine that was never protected.
@@ -296,35 +282,11 @@ struct Started {
     actions: Vec<Action>,
 }
 
-/// The real paths of the disks, each once.
-fn canonical(disks: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for disk in disks {
-        let path = disk.canonicalize().map_err(|source| Error::File {
-            operation: "find",
-            path: disk.clone(),
-            source,
-        })?;
-        if paths.contains(&path) {
-            return Err(Error::Disks(format!("`{}` is named twice", path.display())));
-        }
-        paths.push(path);
-    }
-    if paths.is_empty() {
-        return Err(Error::Disks("a machine needs at least one disk".into()));
-    }
-    Ok(paths)
-}
-
 /// The disks, by their index, that look otherwise than when they were closed in order.
 fn changed_untracked(saved: &Saved) -> Vec<usize> {
-    let changed = |disk: &SavedDisk| {
-        let before = disk.closed_as.as_ref();
-        before.is_some_and(|before| Fingerprint::of(&disk.path).as_ref() != Some(before))
-    };
     let disks = saved.disks.iter().enumerate();
     disks
-        .filter(|(_, disk)| saved.clean && changed(disk))
+        .filter(|(_, disk)| saved.clean && disk.may_have_changed())
         .map(|(index, _)| index)
         .collect()
 }

@@ -10,7 +10,7 @@ use afterimage_store::{Manifest, Replica};
 
 use crate::Result;
 use crate::shared::{Kept, change_kept};
-use crate::state::{Saved, Side, StateFolder, Target};
+use crate::state::{FailoverTarget, Saved, Side, StateFolder};
 
 fn refused(reason: &str, advice: &'static str) -> NotAllowed {
     NotAllowed {
@@ -42,6 +42,7 @@ pub(crate) async fn reverse(
             );
             return Err(incomplete.into());
         }
+        Side::Standby(_) => return Err(follows().into()),
     };
     let reverse = |manifest: &Manifest, kept: &mut Kept| grant(manifest, kept, &target);
     let (manifest, grant) = change_kept(replica, false, reverse).await?;
@@ -54,7 +55,19 @@ pub(crate) async fn reverse(
     })
 }
 
-fn grant(manifest: &Manifest, kept: &mut Kept, target: &Target) -> Result<Grant, NotAllowed> {
+/// Disks that follow the replica are not to be written to by anybody else.
+pub(crate) fn follows() -> NotAllowed {
+    refused(
+        "the disks here follow the replica",
+        "fail back to them and commit that first",
+    )
+}
+
+fn grant(
+    manifest: &Manifest,
+    kept: &mut Kept,
+    target: &FailoverTarget,
+) -> Result<Grant, NotAllowed> {
     if kept.failover != Some(target.failover) {
         return Err(refused(
             "the replica is not failed over to the disks here",

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use afterimage_block::{ContentDigest, DiskId, Length, MachineId, Sequence, SessionId, Timestamp};
-use afterimage_replication::{Machine, Policy};
+use afterimage_block::{
+    ContentDigest, DiskId, Epoch, Length, MachineId, Sequence, SessionId, Timestamp,
+};
+use afterimage_replication::{Machine, Policy, Standby};
 use afterimage_retry::Time;
-use afterimage_store::{BaseProgress, MachineName, Manifest, ReplicaDisk};
+use afterimage_store::{BaseProgress, LogEntry, MachineName, Manifest, ReplicaDisk};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -43,20 +45,40 @@ pub(crate) enum Side {
     #[default]
     Primary,
     /// The replica is failed over to the disks here.
-    FailedOver(Target),
+    FailedOver(FailoverTarget),
+    /// The disks follow the replica.
+    Standby(Following),
 }
 
 /// A failover, at the side that it is to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Target {
+pub(crate) struct FailoverTarget {
     /// Its name, which the replica's state has as well. Durable here before it is there, so that it
     /// can never be committed without anybody who can go on from it.
     pub(crate) failover: SessionId,
+    /// The epoch that it was to begin.
+    pub(crate) epoch: Epoch,
     /// The recovery point.
     pub(crate) point: Sequence,
     /// Whether the disks here are at that point, all of them.
     pub(crate) complete: bool,
+}
+
+/// How far disks that follow the replica are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Following {
+    pub(crate) standby: Standby,
+    /// The replica's logs that they came to be at with: as long as the replica holds these, the logs
+    /// after them are all that makes the difference.
+    pub(crate) at: Option<LogEntry>,
+}
+
+impl Following {
+    pub(crate) const fn new(standby: Standby) -> Self {
+        Self { standby, at: None }
+    }
 }
 
 /// What is remembered of one disk.
@@ -88,6 +110,16 @@ impl SavedDisk {
             closed_as: None,
         }
     }
+
+    /// Whether it looks otherwise than when it was closed in order, where it had a look to tell by.
+    pub(crate) fn may_have_changed(&self) -> bool {
+        self.closed_as.is_some() && !self.is_as_closed()
+    }
+
+    /// Whether it looks as when it was closed in order.
+    pub(crate) fn is_as_closed(&self) -> bool {
+        self.closed_as.is_some() && Fingerprint::of(&self.path) == self.closed_as
+    }
 }
 
 /// What shows that a file was changed while nobody tracked it.
@@ -110,11 +142,11 @@ impl Fingerprint {
         Ok(())
     }
 
-    /// What [`leave`](Self::leave) left.
-    pub(crate) fn left(time: Timestamp) -> Self {
-        Self {
+    /// What [`leave`](Self::leave) left on the file at `path`; `None` where it is no file.
+    pub(crate) fn left_on(path: &Path, time: Timestamp) -> Option<Self> {
+        path.is_file().then(|| Self {
             modified_nanos: time.as_nanos().into(),
-        }
+        })
     }
 
     /// Of the file at `path`; `None` where it tells no time of change, as block devices do not.
@@ -197,7 +229,7 @@ impl StateFolder {
 
     /// The folder of one disk's logs.
     pub(crate) fn logs(&self, disk: DiskId) -> PathBuf {
-        self.folder.join("logs").join(disk.to_string())
+        logs_in(&self.folder, disk)
     }
 
     /// The folder of temporary files.
@@ -221,6 +253,31 @@ impl StateFolder {
             source,
         })
     }
+}
+
+/// The folder of one disk's logs in a state folder.
+pub(crate) fn logs_in(folder: &Path, disk: DiskId) -> PathBuf {
+    folder.join("logs").join(disk.to_string())
+}
+
+/// The real paths of a machine's disks, each once.
+pub(crate) fn canonical(disks: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for disk in disks {
+        let path = disk.canonicalize().map_err(|source| Error::File {
+            operation: "find",
+            path: disk.clone(),
+            source,
+        })?;
+        if paths.contains(&path) {
+            return Err(Error::Disks(format!("`{}` is named twice", path.display())));
+        }
+        paths.push(path);
+    }
+    if paths.is_empty() {
+        return Err(Error::Disks("a machine needs at least one disk".into()));
+    }
+    Ok(paths)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Saved> {
@@ -263,11 +320,40 @@ impl Saved {
         }
     }
 
+    /// Refuses the record of another machine than `name` with its disks at `paths`.
+    pub(crate) fn check(
+        &self,
+        folder: &StateFolder,
+        name: &MachineName,
+        paths: &[PathBuf],
+    ) -> Result<()> {
+        let same_disks = self.disks.iter().map(|disk| &disk.path).eq(paths);
+        if self.name == *name && same_disks {
+            return Ok(());
+        }
+        let disks = self.disks.iter();
+        let disks: Vec<_> = disks.map(|disk| disk.path.display().to_string()).collect();
+        Err(Error::State {
+            path: folder.scratch().into(),
+            reason: format!(
+                "it belongs to machine `{}` with {}: name these, or another state folder",
+                self.name,
+                disks.join(", ")
+            ),
+        })
+    }
+
+    /// The epoch that this side's own writes are of.
+    pub(crate) fn own_epoch(&self) -> Epoch {
+        self.target()
+            .map_or_else(|| self.replication.epoch(), |target| target.epoch)
+    }
+
     /// The failover that was to this side.
-    pub(crate) fn target(&self) -> Option<&Target> {
+    pub(crate) fn target(&self) -> Option<&FailoverTarget> {
         match &self.side {
             Side::FailedOver(target) => Some(target),
-            Side::Primary => None,
+            Side::Primary | Side::Standby(_) => None,
         }
     }
 

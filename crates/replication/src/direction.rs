@@ -159,6 +159,17 @@ impl Standby {
         Ok(Self { through: None })
     }
 
+    /// Follows with disks that hold nothing of their own: those of another machine, or of a failover
+    /// that was taken back.
+    pub const fn alternate() -> Self {
+        Self { through: None }
+    }
+
+    /// The generation that its disks are at; `None` while they are of no state.
+    pub const fn through(&self) -> Option<Sequence> {
+        self.through
+    }
+
     /// A pull begins: the disks are of no state until it is done.
     pub fn pulling(&mut self) {
         self.through = None;

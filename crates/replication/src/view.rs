@@ -92,9 +92,16 @@ impl Machine {
         lengths.fold(Length::ZERO, |sum, length| sum.saturating_add(*length))
     }
 
-    /// What may differ from the replica apart from unshipped logs, for each disk.
-    pub fn doubt(&self) -> &[Scope] {
-        &self.doubt
+    /// What may differ from the replica apart from unshipped logs, for each disk, whether it is being
+    /// compared already or not.
+    pub fn doubt(&self) -> Vec<Scope> {
+        let mut doubt = self.doubt.clone();
+        if let Phase::Resyncing { scopes, .. } = &self.phase {
+            for (doubt, compared) in doubt.iter_mut().zip(scopes) {
+                doubt.merge(compared);
+            }
+        }
+        doubt
     }
 
     /// The policy.

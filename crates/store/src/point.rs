@@ -91,7 +91,7 @@ impl Replica {
     }
 
     /// What the logs after barrier `after`, up to barrier `through`, say of each disk, in the
-    /// machine's order; `None` where the store does not hold both barriers any more.
+    /// machine's order; `None` where `through` is the earlier one, or the store no longer holds both.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Store`].
@@ -101,7 +101,7 @@ impl Replica {
         after: Sequence,
         through: Sequence,
     ) -> Result<Option<Vec<ExtentSet>>> {
-        if !manifest.holds(after) || !manifest.holds(through) {
+        if through < after || !manifest.holds(after) || !manifest.holds(through) {
             return Ok(None);
         }
         let between = |entry: &&LogEntry| after < entry.sequence && entry.sequence <= through;

@@ -94,7 +94,7 @@ fn extents(mibs: &[u64]) -> ExtentSet {
 
 fn assert_doubts(disks: &[OpenDisk], since: Sequence, mibs: &[u64]) {
     for disk in disks {
-        match disk.doubt_since(since).unwrap() {
+        match doubt_since(&disk.logs, &disk.saved, since).unwrap() {
             Scope::Extents(found) => assert_eq!(found, extents(mibs)),
             Scope::Everything => panic!("everything is in doubt"),
         }

@@ -6,6 +6,7 @@
 )]
 
 mod fixture;
+mod follow;
 mod refusals;
 mod requests;
 mod reverse;

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::Receiver;
 use crate::fixture::{Fixture, is_point, until, write};
 
 impl Fixture {
-    async fn fail_over_to(&self, out: &str) -> Result<(), Error> {
+    pub(crate) async fn fail_over_to(&self, out: &str) -> Result<(), Error> {
         let (replica, out) = (self.replica().await, self.path(out));
         let latest = PointSelector::Latest;
         fail_over(&replica, Failover::Planned, latest, &out, |_, _| ())
@@ -29,7 +29,7 @@ impl Fixture {
 
     /// Replicates in reverse until there is a recovery point with one write more; how much was
     /// compared, and why.
-    async fn reverse(&self, out: &str, value: u8) -> (ResyncReason, Length) {
+    pub(crate) async fn reverse(&self, out: &str, value: u8) -> (ResyncReason, Length) {
         let protection = self.failed_over(out).reverse();
         let (machine, mut notices) = protection.start().await.unwrap();
         let resynced = until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
@@ -44,22 +44,22 @@ impl Fixture {
         }
     }
 
-    /// The newest recovery point must be what the disk of `out` is.
-    pub(crate) async fn assert_reversed(&self, out: &str) {
+    /// The newest recovery point must be what `disk` is.
+    pub(crate) async fn assert_reversed(&self, disk: &str) {
         let (replica, test) = (self.replica().await, self.path("test"));
         let latest = PointSelector::Latest;
         fail_over(&replica, Failover::Test, latest, &test, |_, _| ())
             .await
             .unwrap();
         let (disk, image) = (
-            fs::read(self.path(out).join("disk.raw")).unwrap(),
+            fs::read(self.path(disk)).unwrap(),
             fs::read(test.join("disk.raw")).unwrap(),
         );
         assert!(disk == image, "disk and replica differ");
     }
 }
 
-fn refusal<T>(result: Result<T, Error>) -> String {
+pub(crate) fn refusal<T>(result: Result<T, Error>) -> String {
     match result {
         Err(error @ Error::NotAllowed(_)) => error.to_string(),
         Err(other) => panic!("{other}"),
@@ -85,7 +85,7 @@ async fn what_was_not_written_since_the_failover_is_not_compared() {
     commit(&fixture.replica().await).await.unwrap();
     let compared = fixture.reverse("out", 2).await;
     assert_eq!(compared, (ResyncReason::Reversed, Length::ZERO));
-    fixture.assert_reversed("out").await;
+    fixture.assert_reversed("out/disk.raw").await;
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn what_was_written_since_the_failover_is_found() {
         .unwrap();
     let (_, compared) = fixture.reverse("out", 2).await;
     assert_eq!(compared, Length::mib(4), "the whole disk");
-    fixture.assert_reversed("out").await;
+    fixture.assert_reversed("out/disk.raw").await;
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn an_older_point_is_brought_to_the_replica_from_its_logs() {
         !compared.is_zero() && compared < Length::mib(1),
         "{compared}"
     );
-    fixture.assert_reversed("out").await;
+    fixture.assert_reversed("out/disk.raw").await;
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn only_the_committed_failover_of_last_can_be_reversed() {
     let never = fixture.vm().state_folder(fixture.path("fresh")).reverse();
     assert!(refusal(never.start().await).contains("nothing was failed over to here"));
     fixture.reverse("second", 2).await;
-    fixture.assert_reversed("second").await;
+    fixture.assert_reversed("second/disk.raw").await;
 }
 
 #[tokio::test]
@@ -204,5 +204,5 @@ async fn a_crash_at_any_moment_of_a_reversal_does_no_harm() {
     let (machine, mut notices) = start(fixture.failed_over("out")).await;
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
-    fixture.assert_reversed("out").await;
+    fixture.assert_reversed("out/disk.raw").await;
 }

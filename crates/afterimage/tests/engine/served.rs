@@ -85,5 +85,5 @@ async fn a_failover_is_served_at_once_and_becomes_images_also_after_its_commit()
     write(&machine, 1);
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
-    fixture.assert_reversed("served").await;
+    fixture.assert_reversed("served/disk.raw").await;
 }
