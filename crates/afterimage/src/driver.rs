@@ -8,7 +8,7 @@ use afterimage_replication::{
     Action, Barrier, Event, Failure, Health, Machine, PrimaryReport, Report, Request, State, Task,
 };
 use afterimage_retry::Time;
-use afterimage_store::Writer;
+use afterimage_store::{BaseProgress, Writer};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -37,6 +37,7 @@ pub(crate) enum Done {
     Barrier(Event, Vec<ContentDigest>),
     Claimed(Claimed),
     Failed(Task, Failure),
+    Aborted(Task),
 }
 
 /// The task that owns a machine while it runs.
@@ -48,6 +49,8 @@ pub(crate) struct Driver {
     /// those of a barrier that it has not heard of yet belong to another state.
     predecessors: Vec<ContentDigest>,
     tasks: JoinSet<()>,
+    /// Gives the transfer up that was started last.
+    give_up: Option<oneshot::Sender<()>>,
     done: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
     guest: mpsc::UnboundedSender<Ask>,
@@ -69,6 +72,7 @@ impl Driver {
             shared,
             writer: None,
             tasks: JoinSet::new(),
+            give_up: None,
             guest,
             done,
             results,
@@ -145,6 +149,7 @@ impl Driver {
                 }
             }
             Done::Failed(task, failure) => Event::Failed { task, failure },
+            Done::Aborted(task) => Event::Aborted { task },
         };
         tracing::debug!(?event);
         let actions = self.machine.handle(event, self.now());
@@ -187,6 +192,12 @@ impl Driver {
             for (disk, predecessor) in saved.disks.iter_mut().zip(&self.predecessors) {
                 disk.predecessor = *predecessor;
             }
+            if !self.machine.has_base() {
+                // What was copied before belongs to another base.
+                for disk in &mut saved.disks {
+                    disk.base = BaseProgress::default();
+                }
+            }
         })?;
         self.shared
             .generations
@@ -216,7 +227,7 @@ impl Driver {
             Action::Claim => {
                 let (known, has_base) = (self.machine.durable(), self.machine.has_base());
                 let epoch = self.machine.epoch();
-                self.spawn(Task::Claim, async move {
+                self.spawn_transfer(Task::Claim, async move {
                     let known = has_base || known.is_some();
                     let claimed = transfer::claim(&shared, known, epoch).await?;
                     Ok(Done::Claimed(claimed))
@@ -265,11 +276,29 @@ impl Driver {
                     Ok(Done::Event(Event::Prepared))
                 });
             }
+            Action::Abort(_) => {
+                // If it has ended by itself, that is its answer.
+                let _ = self.give_up.take().map(|give_up| give_up.send(()));
+            }
+            Action::Release => self.release(report),
             Action::Discard(sequences) => self.discard(sequences),
             Action::ReleaseSnapshot => self.shared.generations.release_snapshots(),
             Action::Report(report) => self.pass_on(report),
             Action::Stopped { complete } => self.stopped = Some(complete),
             _ => tracing::error!("the machine asks for something unknown"),
+        }
+    }
+
+    /// Tells the replica that it has no primary any more. Where it cannot be told it finds out by
+    /// itself.
+    fn release(&mut self, report: PrimaryReport) {
+        let shared = Arc::clone(&self.shared);
+        if let Some(writer) = self.writer.take() {
+            self.tasks.spawn(async move {
+                if let Err(error) = transfer::release(&shared, &writer, report).await {
+                    tracing::warn!(%error, "the replica is not told that protection ended");
+                }
+            });
         }
     }
 
@@ -300,10 +329,26 @@ impl Driver {
         work: impl FnOnce(Writer) -> F,
     ) {
         match self.writer.clone() {
-            Some(writer) => self.spawn(task, work(writer)),
+            Some(writer) => self.spawn_transfer(task, work(writer)),
             // The machine asks for transfers only once it has claimed the replica.
             None => self.spawn(task, async { Err(Error::NotRunning) }),
         }
+    }
+
+    /// Runs a transfer, which can be given up wherever it waits.
+    fn spawn_transfer(
+        &mut self,
+        task: Task,
+        work: impl Future<Output = Result<Done>> + Send + 'static,
+    ) {
+        let (give_up, given_up) = oneshot::channel();
+        self.give_up = Some(give_up);
+        self.spawn(task, async move {
+            tokio::select! {
+                done = work => done,
+                Ok(()) = given_up => Ok(Done::Aborted(task)),
+            }
+        });
     }
 
     fn spawn(&mut self, task: Task, work: impl Future<Output = Result<Done>> + Send + 'static) {

@@ -152,6 +152,8 @@ impl Shared {
 }
 
 /// A job that runs. Its owner is shown how far it is a few times a second.
+///
+/// One that is dropped before its end is cancelled.
 pub(crate) struct RunningJob<'a> {
     shared: &'a Shared,
     id: u64,
@@ -185,6 +187,16 @@ impl RunningJob<'_> {
     fn show(&self) {
         if let Some(job) = self.shared.jobs().get(self.id) {
             self.shared.tell(Notice::Job(job.clone()));
+        }
+    }
+}
+
+impl Drop for RunningJob<'_> {
+    fn drop(&mut self) {
+        let running = |job: &Job| job.state == JobState::InProgress;
+        if self.shared.jobs().get(self.id).is_some_and(running) {
+            self.shared.jobs().cancel(self.id, Clock::timestamp());
+            self.show();
         }
     }
 }

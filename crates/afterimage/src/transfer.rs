@@ -45,7 +45,8 @@ async fn try_claim(
     } else {
         Store::open(&shared.replica_url).await?
     };
-    if !known {
+    let present = store.replica(shared.name.clone()).manifest().await?;
+    if !known && present.is_none_or(|manifest| manifest.last().is_none()) {
         check_room(shared, &store)?;
     }
     job.step();
@@ -293,12 +294,20 @@ pub(crate) async fn prepare(
     through: Sequence,
     report: PrimaryReport,
 ) -> Result<()> {
-    let job = shared.job(JobKind::PlannedFailover, through.to_string());
+    let job = shared.job(JobKind::PrepareFailover, through.to_string());
     let state = shared.kept(
         Role::PreparedForFailover { through },
         report,
         writer.epoch(),
     );
     let set = writer.set_state(&state).await;
+    job.end(set.map_err(Error::from))
+}
+
+/// Records at the replica that its primary no longer replicates.
+pub(crate) async fn release(shared: &Shared, writer: &Writer, report: PrimaryReport) -> Result<()> {
+    let job = shared.job(JobKind::Disable, shared.name.to_string());
+    let kept = shared.kept(Role::Replica, report, writer.epoch());
+    let set = writer.set_state(&kept).await;
     job.end(set.map_err(Error::from))
 }

@@ -53,6 +53,11 @@ pub enum Action {
     /// Record at the replica that the last delta is there and the machine stopped. Answered by
     /// [`Event::Prepared`](crate::Event::Prepared).
     Prepare,
+    /// Give up this transfer, which is under way. It is answered once: by
+    /// [`Event::Aborted`](crate::Event::Aborted), or as it would have been if it ended before.
+    Abort(Task),
+    /// Tell the replica, if it can be reached, that its primary no longer replicates. Not answered.
+    Release,
     /// Delete the primary's logs of these generations.
     Discard(Vec<Sequence>),
     /// Drop the snapshot of initial replication.

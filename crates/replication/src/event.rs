@@ -13,14 +13,21 @@ use crate::Scope;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Request {
-    /// Enable protection: claim the replica, then copy the disks.
+    /// Enable protection: claim the replica, then copy the disks, or compare them with it where it
+    /// holds the machine from when it was protected before.
     Enable,
+    /// Remove replication: nothing is sent or tracked any more, and what runs is given up, also the
+    /// first copy. The replica keeps its recovery points.
+    Disable,
     /// Send nothing until [`Request::Resume`]; writes are tracked meanwhile.
     Suspend,
     /// Go on after [`Request::Suspend`], or try again after the error that made it Critical.
     Resume,
     /// Compare everything with the replica; or start a resynchronization that waits for approval.
     Resync,
+    /// Give up the resynchronization that runs or waits. What is in doubt stays so, recovery points
+    /// stay, and it starts again only by [`Request::Resync`].
+    CancelResync,
     /// The machine is stopped and takes no more writes: ship the last delta and prepare the replica
     /// for a planned failover.
     Stop,
@@ -155,6 +162,11 @@ pub enum Event {
     ChangedUntracked {
         /// The disk's index.
         disk: usize,
+    },
+    /// A transfer was given up, as [`Action::Abort`](crate::Action::Abort) asked.
+    Aborted {
+        /// Which.
+        task: Task,
     },
     /// A task failed.
     Failed {

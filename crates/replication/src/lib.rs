@@ -62,6 +62,7 @@ mod action;
 mod direction;
 mod event;
 mod job;
+mod lanes;
 mod machine;
 mod plan;
 mod policy;

@@ -4,108 +4,14 @@
 //! the order of history. After every event the free lanes are filled anew, so that a lost answer, a
 //! crash or a request in between never leaves the machine waiting for something that nobody does.
 
-use afterimage_block::{Length, Sequence};
+use afterimage_block::Sequence;
 use afterimage_retry::Time;
 
 use crate::Machine;
 use crate::action::{Action, Barrier, Shipment};
 use crate::event::{Task, Tracking};
-use crate::machine::{Copying, Phase, Quiesce};
-
-/// What is under way. Not durable: after a restart nothing is.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Lanes {
-    /// Whether this run has claimed the replica.
-    pub(crate) claimed: bool,
-    /// The lengths of the open logs, where reported.
-    pub(crate) open_lengths: Vec<Length>,
-    barrier: Option<Ordered>,
-    /// How far the guest is in holding still for a barrier.
-    pub(crate) quiesce: Quiesce,
-    /// When the resynchronization that is required may begin by itself, if not now.
-    window_opens: Option<Time>,
-    /// The transfer under way, and when it was started.
-    transfer: Option<(Task, Time)>,
-    closing: Closing,
-}
-
-/// A barrier under way.
-#[derive(Clone, Debug)]
-pub(crate) struct Ordered {
-    pub(crate) barrier: Barrier,
-    /// Whether the copy was consistent when it was ordered.
-    pub(crate) eligible: bool,
-    /// When it was ordered.
-    pub(crate) at: Time,
-}
-
-/// How far a requested stop is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Closing {
-    #[default]
-    No,
-    /// The last barrier is still to be ordered.
-    Sealing,
-    /// The last barrier is under way.
-    LastBarrier,
-    /// The queue is being shipped.
-    Draining,
-    /// What can be shipped is shipped.
-    GivenUp,
-    Done,
-}
-
-impl Lanes {
-    pub(crate) fn start_barrier(&mut self, barrier: Barrier, eligible: bool, at: Time) {
-        self.barrier = Some(Ordered {
-            barrier,
-            eligible,
-            at,
-        });
-    }
-
-    pub(crate) fn finish_barrier(&mut self) -> Option<Ordered> {
-        self.barrier.take()
-    }
-
-    /// The guest no longer holds still for the barrier under way.
-    pub(crate) fn doubt_quiesced_barrier(&mut self) {
-        if let Some(ordered) = &mut self.barrier {
-            ordered.barrier.application_consistent = false;
-        }
-    }
-
-    /// Ends the transfer, if it is `task`; returns when it was started.
-    pub(crate) fn finish_transfer(&mut self, task: Task) -> Option<Time> {
-        self.transfer
-            .take_if(|(running, _)| *running == task)
-            .map(|(_, started)| started)
-    }
-
-    pub(crate) fn close(&mut self) {
-        if self.closing == Closing::No {
-            self.closing = Closing::Sealing;
-        }
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing != Closing::No
-    }
-
-    /// A barrier ended a generation; nothing is written after the last one.
-    pub(crate) fn barrier_passed(&mut self) {
-        if self.closing == Closing::LastBarrier {
-            self.closing = Closing::Draining;
-        }
-    }
-
-    /// A failure ends a stop: what is not shipped stays at the primary.
-    pub(crate) fn give_up_closing(&mut self) {
-        if matches!(self.closing, Closing::LastBarrier | Closing::Draining) {
-            self.closing = Closing::GivenUp;
-        }
-    }
-}
+use crate::lanes::Closing;
+use crate::machine::{Copying, Phase, Quiesce, Start};
 
 impl Machine {
     /// Fills the free lanes.
@@ -114,11 +20,11 @@ impl Machine {
         if self.lanes.barrier.is_none() {
             actions.extend(self.order_barrier(now));
         }
-        if self.lanes.transfer.is_none()
+        if self.lanes.is_free()
             && self.may_send(now)
             && let Some((task, action)) = self.wanted_transfer()
         {
-            self.lanes.transfer = Some((task, now));
+            self.lanes.start_transfer(task, now);
             actions.push(action);
         }
         actions.extend(self.stopped());
@@ -132,8 +38,10 @@ impl Machine {
         let closing = self.lanes.is_closing();
         let quiesce = self.lanes.quiesce.deadline();
         let idle = self.lanes.barrier.is_none() && quiesce.is_none();
+        let again = self.lanes.no_barrier_before.filter(|_| !closing);
         let barrier = (idle && self.rotates() && !closing).then_some(self.next_barrier);
-        let waits = self.hold.is_none() && self.lanes.transfer.is_none() && !closing;
+        let barrier = again.or(barrier);
+        let waits = self.hold.is_none() && self.lanes.is_free() && !closing;
         let retry = self
             .retry
             .as_ref()
@@ -146,6 +54,11 @@ impl Machine {
 
     /// The next barrier, or what comes before it.
     fn order_barrier(&mut self, now: Time) -> Option<Action> {
+        let closing = self.lanes.is_closing();
+        if self.lanes.no_barrier_before.is_some_and(|at| now < at) && !closing {
+            return None;
+        }
+        self.lanes.no_barrier_before = None;
         let barrier = match self.lanes.closing {
             Closing::No => match self.wanted_barrier(now) {
                 Some(barrier) => barrier,
@@ -178,7 +91,7 @@ impl Machine {
     }
 
     fn wanted_barrier(&self, now: Time) -> Option<Barrier> {
-        if self.rotates() && self.overflows() {
+        if self.logs_for_nothing() || (self.rotates() && self.overflows()) {
             return Some(self.degrading_barrier());
         }
         if self.lanes.claimed
@@ -195,12 +108,18 @@ impl Machine {
     fn barrier_for_transfer(&self, now: Time) -> Option<Barrier> {
         match self.phase {
             Phase::Copying(Copying { snapshot: None, .. }) => Some(self.snapshot_barrier()),
-            Phase::ResyncRequired { approved, .. }
-                if approved || (self.policy.automatic_resync && self.window_is_open(now)) =>
-            {
+            Phase::ResyncRequired { start, .. } if self.may_start(start, now) => {
                 Some(self.resync_barrier())
             }
             _ => None,
+        }
+    }
+
+    fn may_start(&self, start: Start, now: Time) -> bool {
+        match start {
+            Start::AtOnce => true,
+            Start::AsPolicy => self.policy.automatic_resync && self.window_is_open(now),
+            Start::OnRequest => false,
         }
     }
 
@@ -215,7 +134,7 @@ impl Machine {
         let required = matches!(
             self.phase,
             Phase::ResyncRequired {
-                approved: false,
+                start: Start::AsPolicy,
                 ..
             }
         );
@@ -233,8 +152,9 @@ impl Machine {
     /// Whether anything is begun when a retry is due. If not, it is the answer to a barrier or the
     /// next generation that goes on, and a timeout would come again and again for nothing.
     fn awaits_retry(&self, due: Time) -> bool {
-        let barrier = self.lanes.barrier.is_none() && self.lanes.claimed;
-        self.wanted_transfer().is_some() || (barrier && self.barrier_for_transfer(due).is_some())
+        let idle = self.lanes.barrier.is_none() && self.lanes.no_barrier_before.is_none();
+        self.wanted_transfer().is_some()
+            || (idle && self.lanes.claimed && self.barrier_for_transfer(due).is_some())
     }
 
     /// Whether the interval ends generations: there are logs, and a base that they follow.
@@ -245,6 +165,13 @@ impl Machine {
             Phase::Delta | Phase::ResyncRequired { .. } | Phase::Resyncing { .. } => true,
         };
         based && self.tracking == Tracking::Logging
+    }
+
+    /// Whether there are logs, which grow, and no base that they follow: it is no longer protected, or
+    /// not yet again.
+    fn logs_for_nothing(&self) -> bool {
+        let unprotected = matches!(self.phase, Phase::Disabled | Phase::Enabling);
+        unprotected && self.tracking == Tracking::Logging
     }
 
     /// Whether any disk's unshipped logs have outgrown the policy's share of it.
@@ -279,7 +206,7 @@ impl Machine {
 
     /// Drops the logs, but for one in transit, and keeps only regions from here on.
     fn degrading_barrier(&self) -> Barrier {
-        let shipping = matches!(self.lanes.transfer, Some((Task::Ship, _)));
+        let shipping = self.lanes.transfers(Task::Ship);
         Barrier {
             tracking: Tracking::MapOnly,
             dropped: self.unshipped().skip(usize::from(shipping)).collect(),
@@ -412,17 +339,6 @@ impl Phase {
             Self::Copying(copying) => copying.snapshot.is_some(),
             _ => false,
         }
-    }
-}
-
-impl Lanes {
-    /// Whether a transfer is under way that a stop waits for. Copies and resynchronizations take
-    /// long and go on where they were at the next start.
-    fn waits_for_transfer(&self) -> bool {
-        matches!(
-            self.transfer,
-            Some((Task::Claim | Task::Ship | Task::Prepare, _))
-        )
     }
 }
 

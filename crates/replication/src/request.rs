@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Machine, Phase};
+use crate::machine::{Machine, Phase, Start};
 use crate::{Request, State};
 
 /// What must hold for a request.
@@ -23,6 +23,8 @@ pub enum Condition {
     /// The replica has its first copy, and no resynchronization is under way, nor is the machine
     /// prepared for failover.
     Replicating,
+    /// A resynchronization runs, or waits and was not cancelled.
+    Resynchronizing,
     /// It is not being stopped.
     NotStopping,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Condition {
             Self::Sending => "it is neither suspended nor critical",
             Self::Held => "it is suspended or critical",
             Self::Replicating => "the first copy is done and no resynchronization runs",
+            Self::Resynchronizing => "a resynchronization runs or is to begin",
             Self::NotStopping => "it is not being stopped",
         })
     }
@@ -64,11 +67,13 @@ fn list(conditions: &[Condition]) -> String {
 
 impl Request {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Enable,
+        Self::Disable,
         Self::Suspend,
         Self::Resume,
         Self::Resync,
+        Self::CancelResync,
         Self::Stop,
     ];
 
@@ -81,6 +86,8 @@ impl Request {
                 Condition::Sending,
                 Condition::NotStopping,
             ],
+            Self::Disable => &[Condition::Protected, Condition::NotStopping],
+            Self::CancelResync => &[Condition::Resynchronizing, Condition::NotStopping],
             Self::Resume => &[Condition::Held],
             Self::Resync => &[Condition::Replicating, Condition::NotStopping],
             Self::Stop => &[Condition::NotStopping],
@@ -112,6 +119,11 @@ impl Machine {
             Condition::Replicating => {
                 matches!(self.phase, Phase::Delta | Phase::ResyncRequired { .. })
             }
+            Condition::Resynchronizing => match self.phase {
+                Phase::Resyncing { .. } => true,
+                Phase::ResyncRequired { start, .. } => start != Start::OnRequest,
+                _ => false,
+            },
             Condition::NotStopping => !self.lanes.is_closing(),
         }
     }

@@ -101,6 +101,8 @@ pub enum ResyncReason {
     ReplicaBehind,
     /// Somebody asked for it.
     Requested,
+    /// The replica holds the machine from when it was protected before.
+    ExistingCopy,
     /// The direction was reversed: what the machine wrote since its failover is not at the replica.
     Reversed,
 }
@@ -113,6 +115,7 @@ impl fmt::Display for ResyncReason {
             Self::ChangedUntracked => "the disk was changed while nothing tracked it",
             Self::ReplicaBehind => "the replica holds an older state than it once acknowledged",
             Self::Requested => "requested",
+            Self::ExistingCopy => "the replica holds the machine from before",
             Self::Reversed => "the direction of replication was reversed",
         })
     }

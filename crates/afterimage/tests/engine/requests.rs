@@ -1,11 +1,12 @@
 //! What the owner of a machine asks of it, and of its replica.
 
 use std::fs;
+use std::num::NonZeroU64;
 
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
-    Clock, Error, Failover, Notice, PointSelector, Policy, Protection, Request, ResyncReason,
-    State, Store, cancel, commit, fail_over, open_point, status,
+    Bandwidth, Clock, Error, Failover, JobKind, JobState, Notice, PointSelector, Policy,
+    Protection, Request, ResyncReason, State, Store, cancel, commit, fail_over, open_point, status,
 };
 
 use crate::fixture::{Fixture, is_point, until, write};
@@ -178,4 +179,63 @@ async fn disks_of_one_machine_share_their_recovery_points_in_memory_too() {
     for (image, path) in images.iter().zip(&done.images) {
         assert!(fs::read(path).unwrap() == *image, "{}", path.display());
     }
+}
+
+#[tokio::test]
+async fn protection_that_ended_begins_again_with_what_the_replica_has() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 1);
+    until(&mut notices, is_point).await;
+    machine.request(Request::Disable).await.unwrap();
+    until(&mut notices, is_state(State::Disabled)).await;
+    let told = |notice: &Notice| matches!(notice, Notice::Job(job) if job.kind == JobKind::Disable && job.state == JobState::Succeeded);
+    until(&mut notices, told).await;
+    let replica = fixture.replica().await;
+    let status = status(&replica, Clock::timestamp()).await.unwrap();
+    assert_eq!(status.state, State::Disabled);
+    let points = status.recovery_points;
+    assert!(!points.is_empty(), "they stay");
+    write(&machine, 2);
+    machine.request(Request::Enable).await.unwrap();
+    let resync = |n: &Notice| {
+        matches!(
+            n,
+            Notice::Resync {
+                reason: ResyncReason::ExistingCopy,
+                ..
+            }
+        )
+    };
+    until(&mut notices, resync).await;
+    until(&mut notices, is_point).await;
+    let manifest = replica.existing().await.unwrap();
+    assert!(points.iter().all(|point| manifest.points.contains(point)));
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_first_copy_is_given_up_and_begun_anew() {
+    let fixture = Fixture::new();
+    let slow = Bandwidth {
+        otherwise: NonZeroU64::new(64 << 10),
+        ..Bandwidth::default()
+    };
+    let policy = Policy {
+        bandwidth: slow,
+        ..Policy::default()
+    };
+    fs::write(fixture.path("disk.raw"), vec![9; 4 << 20]).unwrap();
+    let (machine, mut notices) = fixture.vm().policy(policy).start().await.unwrap();
+    let copying = |n: &Notice| matches!(n, Notice::Job(job) if job.kind == JobKind::InitialReplication && !job.progress.done.is_zero());
+    until(&mut notices, copying).await;
+    machine.request(Request::Disable).await.unwrap();
+    let cancelled = |n: &Notice| matches!(n, Notice::Job(job) if job.state == JobState::Cancelled);
+    until(&mut notices, cancelled).await;
+    write(&machine, 0);
+    machine.stop().await.unwrap();
+    // What was copied before is not taken for the disk as it is now.
+    fixture.protect_once().await;
+    fixture.assert_replicated().await;
 }

@@ -19,6 +19,8 @@ pub enum ErrorCode {
     Refused,
     /// A disk, a log or an object is not what it was.
     Damaged,
+    /// Whoever ran it ended before it did.
+    Interrupted,
     /// Something else, or nobody said what.
     #[default]
     Other,
@@ -40,6 +42,7 @@ impl ErrorCode {
             ],
             Self::Refused => &["a failover waits for completion or is committed"],
             Self::Damaged => &["a file or object was changed or lost outside of replication"],
+            Self::Interrupted => &["the process ended, or its host"],
             Self::Other => &[],
         }
     }
@@ -52,6 +55,7 @@ impl ErrorCode {
             Self::Fenced => "see which side is to run, and cancel the failover or stop this side",
             Self::Refused => "look at the status of the replica, and commit or cancel the failover",
             Self::Damaged => "resynchronize the machine, and look after the medium",
+            Self::Interrupted => "ask for it again: it goes on where it was; or cancel it",
             Self::Other => "read the message, mend its cause and resume",
         }
     }

@@ -1,5 +1,6 @@
 //! Jobs, as users know them: what runs, how far it is, and what became of it.
 
+mod actions;
 mod error;
 
 use std::collections::VecDeque;
@@ -8,8 +9,7 @@ use std::time::Duration;
 use afterimage_block::{Length, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Machine, Request};
-
+pub use actions::JobAction;
 pub use error::{ErrorCode, JobError};
 
 /// What a job is for.
@@ -27,7 +27,9 @@ pub enum JobKind {
     Delta,
     /// What may differ of a disk is compared, and kept to be sent where it does.
     Resynchronize,
-    /// The last delta is recorded as such.
+    /// The machine is stopped: its last delta is recorded as such at the replica.
+    PrepareFailover,
+    /// The replica is failed over to that.
     PlannedFailover,
     /// The replica is failed over without its primary.
     UnplannedFailover,
@@ -56,8 +58,10 @@ impl JobKind {
             Self::FinalizeProtection => &["publish the copy"],
             Self::Delta => &["send the logs", "publish them"],
             Self::Resynchronize => &["compare with the replica and keep what differs"],
-            Self::PlannedFailover => &["record the last delta"],
-            Self::UnplannedFailover => &["fence the primary off", "make the disks"],
+            Self::PrepareFailover => &["record the last delta"],
+            Self::PlannedFailover | Self::UnplannedFailover => {
+                &["fence the primary off", "make the disks"]
+            }
             Self::TestFailover => &["make the disks"],
             Self::CleanUpTestFailover => &["remove the disks"],
             Self::Commit | Self::CancelFailover => &["record it"],
@@ -79,6 +83,7 @@ impl JobKind {
             Self::FinalizeProtection => "Finalize protection",
             Self::Delta => "Delta",
             Self::Resynchronize => "Resynchronize",
+            Self::PrepareFailover => "Prepare failover",
             Self::PlannedFailover => "Planned failover",
             Self::UnplannedFailover => "Unplanned failover",
             Self::TestFailover => "Test failover",
@@ -105,7 +110,9 @@ pub enum JobState {
     Succeeded,
     /// It failed; the error says what can be done.
     Failed,
-    /// What came before it failed.
+    /// It was cancelled: what it had done is taken back, or does no harm.
+    Cancelled,
+    /// What came before it failed or was cancelled.
     Skipped,
 }
 
@@ -120,47 +127,6 @@ pub struct JobTask {
     pub started: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,
-}
-
-/// What an owner can do about a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum JobAction {
-    /// Stop sending: the job goes on where it was once it is resumed.
-    Suspend,
-    /// Go on after that.
-    Resume,
-    /// Try again at once what has failed for good.
-    Restart,
-}
-
-impl JobAction {
-    /// The request that does it.
-    pub const fn request(self) -> Request {
-        match self {
-            Self::Suspend => Request::Suspend,
-            Self::Resume | Self::Restart => Request::Resume,
-        }
-    }
-}
-
-impl Machine {
-    /// What can be done now about `job`, one of this machine's. Each is a request that the machine
-    /// admits.
-    pub fn job_actions(&self, job: &Job) -> Vec<JobAction> {
-        let failed = self.problem().is_some() && job.state == JobState::Failed;
-        let suspended = self.problem().is_none();
-        let possible = match job.state {
-            JobState::InProgress => vec![JobAction::Suspend, JobAction::Resume],
-            JobState::Failed if failed => vec![JobAction::Restart],
-            JobState::Failed if suspended => vec![JobAction::Resume],
-            _ => Vec::new(),
-        };
-        let allowed = self.allowed();
-        let admitted = |action: &JobAction| allowed.contains(&action.request());
-        possible.into_iter().filter(admitted).collect()
-    }
 }
 
 /// Exact bytes done, of how many.
@@ -188,7 +154,7 @@ impl Progress {
 /// A job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its number, counted from 1 within one run.
+    /// Its number, counted from 1 within one run, or within all that operators did to a replica.
     pub id: u64,
     /// What it is for.
     pub kind: JobKind,
@@ -221,6 +187,16 @@ impl Job {
         }
     }
 
+    fn end(&mut self, state: JobState, now: Timestamp) {
+        self.state = state;
+        self.ended = Some(now);
+        self.end_task(state, now);
+        let never_begun = self.tasks.iter_mut();
+        for task in never_begun.filter(|task| task.state == JobState::NotStarted) {
+            task.state = JobState::Skipped;
+        }
+    }
+
     fn end_task(&mut self, state: JobState, now: Timestamp) {
         let running = self.tasks.iter_mut();
         for task in running.filter(|task| task.state == JobState::InProgress) {
@@ -230,8 +206,9 @@ impl Job {
     }
 }
 
-/// The newest jobs of a run, the oldest first.
-#[derive(Clone, Debug, Default)]
+/// The newest jobs, the oldest first: of a run of a machine, or of all that operators did to a
+/// replica, kept with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jobs {
     jobs: VecDeque<Job>,
     last: u64,
@@ -290,16 +267,33 @@ impl Jobs {
         let Some(job) = self.find(id) else {
             return;
         };
-        job.ended = Some(now);
         job.error = result.err();
-        job.state = match job.error {
+        let state = match job.error {
             None => JobState::Succeeded,
             Some(_) => JobState::Failed,
         };
-        job.end_task(job.state, now);
-        let never_begun = job.tasks.iter_mut();
-        for task in never_begun.filter(|task| task.state == JobState::NotStarted) {
-            task.state = JobState::Skipped;
+        job.end(state, now);
+    }
+
+    /// Ends job `id` as cancelled, if it runs: the task that runs is too, and the later ones are
+    /// skipped.
+    pub fn cancel(&mut self, id: u64, now: Timestamp) {
+        if let Some(job) = self.find(id)
+            && job.state == JobState::InProgress
+        {
+            job.end(JobState::Cancelled, now);
+        }
+    }
+
+    /// Ends all that run: whoever ran them is gone.
+    pub fn interrupt(&mut self, now: Timestamp) {
+        let running = self.jobs.iter_mut();
+        for job in running.filter(|job| job.state == JobState::InProgress) {
+            job.error = Some(JobError {
+                code: ErrorCode::Interrupted,
+                message: "it was cut short".into(),
+            });
+            job.end(JobState::Failed, now);
         }
     }
 
@@ -407,30 +401,27 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_done_about_a_job_is_admitted_by_its_machine() {
-        use crate::{Event, Failure, Policy, Task};
-        use afterimage_retry::{Class, Time};
-        let mut machine = Machine::new(Policy::default(), vec![Length::mib(1)]);
-        machine.request(Request::Enable, Time::ZERO).unwrap();
+    fn what_is_cancelled_or_cut_short_ends_once() {
         let mut jobs = Jobs::default();
-        let id = jobs.start(JobKind::EnableProtection, "vm".into(), at(1));
-        let can = |machine: &Machine, jobs: &Jobs| machine.job_actions(jobs.get(id).unwrap());
-        assert_eq!(can(&machine, &jobs), [JobAction::Suspend]);
-        machine.request(Request::Suspend, Time::ZERO).unwrap();
-        assert_eq!(can(&machine, &jobs), [JobAction::Resume]);
-        machine.request(Request::Resume, Time::ZERO).unwrap();
-        let failure = Failure {
-            class: Class::NonRecoverable,
-            retry_after: None,
-            message: "no".into(),
-        };
-        let task = Task::Claim;
-        machine.handle(Event::Failed { task, failure }, Time::ZERO);
-        jobs.end(id, Err(refused()), at(2));
-        assert_eq!(can(&machine, &jobs), [JobAction::Restart]);
-        machine
-            .request(JobAction::Restart.request(), Time::ZERO)
-            .unwrap();
-        assert_eq!(can(&machine, &jobs), []);
+        let cancelled = jobs.start(JobKind::UnplannedFailover, "vm".into(), at(1));
+        jobs.cancel(cancelled, at(2));
+        let running = jobs.start(JobKind::TestFailover, "vm".into(), at(3));
+        jobs.interrupt(at(4));
+        jobs.cancel(running, at(5));
+        let stored = serde_json::to_string(&jobs).unwrap();
+        let mut jobs: Jobs = serde_json::from_str(&stored).unwrap();
+        let [first, second] = [cancelled, running].map(|id| jobs.get(id).unwrap().clone());
+        assert_eq!(
+            (first.state, first.ended),
+            (JobState::Cancelled, Some(at(2)))
+        );
+        assert_eq!(first.tasks[1].state, JobState::Skipped);
+        assert_eq!(
+            (second.state, second.ended),
+            (JobState::Failed, Some(at(4)))
+        );
+        assert_eq!(second.error.unwrap().code, ErrorCode::Interrupted);
+        let next = jobs.start(JobKind::Commit, "vm".into(), at(6));
+        assert_eq!(next, running + 1, "numbers go on");
     }
 }

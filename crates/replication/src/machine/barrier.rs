@@ -6,7 +6,7 @@ use afterimage_retry::Time;
 use super::{Machine, Phase, Sealed};
 use crate::action::Action;
 use crate::event::{BarrierReached, Ended, Tracking};
-use crate::plan::Ordered;
+use crate::lanes::Ordered;
 use crate::{ResyncReason, Scope};
 
 impl Machine {
@@ -43,6 +43,11 @@ impl Machine {
         }
         if barrier.snapshot {
             actions.extend(self.snapshot_taken(barrier.ends, reached, at));
+            return actions;
+        }
+        if !self.has_base() {
+            // It is no longer protected: nothing counts before the next base.
+            actions.push(Action::Discard(vec![barrier.ends]));
             return actions;
         }
         self.note_losses(reached);

@@ -3,8 +3,8 @@
 use afterimage_block::Sequence;
 use afterimage_retry::Time;
 
-use super::{Copying, Machine, Phase};
-use crate::action::Action;
+use super::{Copying, Machine, Phase, Quiesce, Start};
+use crate::action::{Action, Report};
 use crate::event::{BarrierReached, Task};
 use crate::{ResyncReason, Scope};
 
@@ -21,6 +21,47 @@ impl Machine {
         }
         let mut actions = self.copied(now);
         actions.extend(self.reconcile(at, now));
+        actions
+    }
+
+    /// The replica holds the machine from when it was protected before: only what differs is sent, and
+    /// its recovery points stay.
+    pub(super) fn existing_copy(&mut self, at: Sequence) -> Vec<Action> {
+        if at >= self.open {
+            return self.unknown_replica();
+        }
+        self.durable = Some(at);
+        self.doubt.fill(Scope::Everything);
+        let reason = ResyncReason::ExistingCopy;
+        self.phase = Phase::ResyncRequired {
+            reason,
+            start: Start::AtOnce,
+        };
+        vec![Action::Report(Report::ResyncRequired(reason))]
+    }
+
+    /// Protection ends: nothing is sent or kept for the replica any more, which keeps its recovery
+    /// points.
+    pub(super) fn disabled(&mut self) -> Vec<Action> {
+        let mut actions: Vec<_> = self.lanes.abort(|_| true).into_iter().collect();
+        if self.lanes.quiesce != Quiesce::Idle {
+            actions.extend(self.let_go());
+        }
+        if matches!(self.phase, Phase::Copying(_)) {
+            actions.push(Action::ReleaseSnapshot);
+        }
+        let logs: Vec<_> = self.queue.drain(..).map(|sealed| sealed.sequence).collect();
+        if !logs.is_empty() {
+            actions.push(Action::Discard(logs));
+        }
+        if self.lanes.claimed {
+            actions.push(Action::Release);
+        }
+        self.lanes.claimed = false;
+        self.doubt.fill(Scope::NOTHING);
+        self.phase = Phase::Disabled;
+        (self.hold, self.retry, self.durable, self.recoverable) = (None, None, None, None);
+        (self.settled, self.late) = (false, false);
         actions
     }
 
@@ -77,7 +118,7 @@ impl Machine {
         ordered: Time,
     ) -> Vec<Action> {
         let Phase::Copying(copying) = &mut self.phase else {
-            return Vec::new();
+            return vec![Action::ReleaseSnapshot, Action::Discard(vec![ended])];
         };
         copying.snapshot = Some((ended, reached.time));
         copying.ordered = Some(ordered);

@@ -13,21 +13,35 @@ impl Machine {
             Task::Quiesce => return self.quiesce_failed(failure, now),
             _ => {}
         }
-        let Some(started) = self.lanes.finish_transfer(task) else {
+        let Some(ended) = self.lanes.finish_transfer(task) else {
             return Vec::new();
         };
-        let mut actions = Vec::new();
-        if let (Task::Copy, Phase::Copying(copying)) = (task, &mut self.phase) {
-            // A snapshot grows for as long as it is held; the next attempt takes a new one.
-            copying.snapshot = None;
-            actions.push(Action::ReleaseSnapshot);
+        let mut actions = self.cut_short(task);
+        if !ended.aborted {
+            actions.extend(self.retry_or_give_up(task, failure, ended.started, now));
         }
+        actions
+    }
+
+    /// A transfer was given up, as it was asked to be.
+    pub(super) fn aborted(&mut self, task: Task) -> Vec<Action> {
+        match self.lanes.finish_transfer(task) {
+            Some(_) => self.cut_short(task),
+            None => Vec::new(),
+        }
+    }
+
+    fn cut_short(&mut self, task: Task) -> Vec<Action> {
         if task == Task::Resync {
             // The differences may be published and only the answer lost: a claim tells.
             self.lanes.claimed = false;
         }
-        actions.extend(self.retry_or_give_up(task, failure, started, now));
-        actions
+        if let (Task::Copy, Phase::Copying(copying)) = (task, &mut self.phase) {
+            // A snapshot grows for as long as it is held; the next attempt takes a new one.
+            copying.snapshot = None;
+            return vec![Action::ReleaseSnapshot];
+        }
+        Vec::new()
     }
 
     pub(super) fn barrier_failed(&mut self, failure: Failure, now: Time) -> Vec<Action> {
@@ -36,6 +50,7 @@ impl Machine {
         };
         self.lanes.give_up_closing();
         self.next_barrier = now + self.policy.interval;
+        self.lanes.no_barrier_before = Some(self.next_barrier);
         let mut actions = self.thaw_after(&ordered.barrier);
         actions.push(Action::Report(Report::RetryAt {
             task: Task::Barrier,

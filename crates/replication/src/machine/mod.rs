@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::event::{BarrierReached, Event, Failure, Request, Task, Tracking};
-use crate::plan::Lanes;
+use crate::lanes::Lanes;
 use crate::request::Refused;
 use crate::{Grant, Policy, ResyncReason, Scope};
 
@@ -72,7 +72,8 @@ pub(crate) enum Phase {
     Delta,
     ResyncRequired {
         reason: ResyncReason,
-        approved: bool,
+        #[serde(alias = "approved")]
+        start: Start,
     },
     Resyncing {
         reason: ResyncReason,
@@ -81,6 +82,45 @@ pub(crate) enum Phase {
         scopes: Vec<Scope>,
     },
     Prepared,
+}
+
+/// When a resynchronization that is required begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredStart")]
+pub(crate) enum Start {
+    /// When the policy lets it.
+    AsPolicy,
+    /// Somebody approved it.
+    AtOnce,
+    /// It was cancelled, and waits for somebody to ask for it.
+    OnRequest,
+}
+
+/// The first release stored whether it was approved.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredStart {
+    Approved(bool),
+    Named(NamedStart),
+}
+
+#[derive(Deserialize)]
+enum NamedStart {
+    AsPolicy,
+    AtOnce,
+    OnRequest,
+}
+
+impl From<StoredStart> for Start {
+    fn from(stored: StoredStart) -> Self {
+        match stored {
+            StoredStart::Approved(false) | StoredStart::Named(NamedStart::AsPolicy) => {
+                Self::AsPolicy
+            }
+            StoredStart::Approved(true) | StoredStart::Named(NamedStart::AtOnce) => Self::AtOnce,
+            StoredStart::Named(NamedStart::OnRequest) => Self::OnRequest,
+        }
+    }
 }
 
 /// How far initial replication is.
@@ -150,7 +190,7 @@ impl Machine {
             doubt,
             phase: Phase::ResyncRequired {
                 reason: ResyncReason::Reversed,
-                approved: true,
+                start: Start::AtOnce,
             },
             epoch: grant.lineage,
             durable: Some(grant.last),

@@ -3,22 +3,43 @@
 use afterimage_block::Sequence;
 use afterimage_retry::{Class, Time};
 
-use super::{Machine, Phase};
+use super::{Machine, Phase, Start};
 use crate::action::{Action, Report};
 use crate::event::{Failure, Task, Tracking};
 use crate::{ResyncReason, Scope};
 
 impl Machine {
     pub(super) fn resync_requested(&mut self) {
-        if let Phase::ResyncRequired { approved, .. } = &mut self.phase {
-            *approved = true;
+        if let Phase::ResyncRequired { start, .. } = &mut self.phase {
+            *start = Start::AtOnce;
             return;
         }
         self.doubt.fill(Scope::Everything);
         self.phase = Phase::ResyncRequired {
             reason: ResyncReason::Requested,
-            approved: true,
+            start: Start::AtOnce,
         };
+    }
+
+    /// What was in doubt stays so, and waits until somebody asks for it. Differences that are on
+    /// their way may still be published: they make the replica no worse.
+    pub(super) fn cancel_resync(&mut self) -> Vec<Action> {
+        match &mut self.phase {
+            Phase::ResyncRequired { start, .. } => *start = Start::OnRequest,
+            Phase::Resyncing { reason, scopes, .. } => {
+                let (reason, scopes) = (*reason, std::mem::take(scopes));
+                self.doubt_again(&scopes);
+                self.phase = Phase::ResyncRequired {
+                    reason,
+                    start: Start::OnRequest,
+                };
+            }
+            _ => {}
+        }
+        self.lanes
+            .abort(|task| task == Task::Resync)
+            .into_iter()
+            .collect()
     }
 
     /// Leaves delta replication if its logs do not suffice.
@@ -29,16 +50,20 @@ impl Machine {
         self.settled = false;
         self.phase = Phase::ResyncRequired {
             reason,
-            approved: false,
+            start: Start::AsPolicy,
         };
         vec![Action::Report(Report::ResyncRequired(reason))]
     }
 
     /// The barrier of a resynchronization was reached, and `sequence` is kept free for it.
     pub(super) fn start_resync(&mut self, sequence: Sequence, now: Time) -> Vec<Action> {
-        let Phase::ResyncRequired { reason, .. } = self.phase else {
+        let Phase::ResyncRequired { reason, start } = self.phase else {
             return Vec::new();
         };
+        if start == Start::OnRequest {
+            // It was cancelled while the barrier was under way.
+            return Vec::new();
+        }
         if self.tracking == Tracking::MapOnly {
             let failure = Failure {
                 class: Class::Recoverable,
@@ -79,7 +104,7 @@ impl Machine {
         } else {
             Phase::ResyncRequired {
                 reason,
-                approved: true,
+                start: Start::AtOnce,
             }
         };
     }

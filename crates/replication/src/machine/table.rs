@@ -17,12 +17,18 @@ impl Machine {
     pub(super) fn requested(&mut self, request: Request) -> Vec<Action> {
         match request {
             Request::Enable => self.phase = Phase::Enabling,
-            Request::Suspend => self.hold = Some(Hold::Suspended),
+            Request::Disable => return self.disabled(),
+            Request::Suspend => {
+                self.hold = Some(Hold::Suspended);
+                let long = |task| matches!(task, Task::Copy | Task::Resync);
+                return self.lanes.abort(long).into_iter().collect();
+            }
             Request::Resume => {
                 self.hold = None;
                 self.retry = None;
             }
             Request::Resync => self.resync_requested(),
+            Request::CancelResync => return self.cancel_resync(),
             Request::Stop => {
                 self.lanes.close();
                 // A guest that is stopped need not hold still.
@@ -36,6 +42,7 @@ impl Machine {
 
     /// What an event makes of the machine.
     #[rustfmt::skip]
+    #[expect(clippy::match_same_arms, reason = "each row stands for itself")]
     pub(super) fn transition(&mut self, event: Event, now: Time) -> Vec<Action> {
         use Event as E;
         use Phase as P;
@@ -44,11 +51,12 @@ impl Machine {
         }
         if let Event::Claimed { epoch, .. } = event {
             self.epoch = epoch;
-            self.lanes.claimed = true;
+            self.lanes.claimed = self.phase != Phase::Disabled;
         }
         match (&self.phase, event) {
+            (P::Disabled,         E::Claimed { .. })                             => Vec::new(),
             (P::Enabling,         E::Claimed { position: Position::Empty, .. })  => self.begin_copy(),
-            (P::Enabling,         E::Claimed { position: Position::At(_), .. })  => self.unknown_replica(),
+            (P::Enabling,         E::Claimed { position: Position::At(at), .. }) => self.existing_copy(at),
             (P::Copying(_),       E::Claimed { position: Position::Empty, .. })  => Vec::new(),
             (P::Copying(copying), E::Claimed { position: Position::At(at), .. }) => self.base_published(copying.base, at, now),
             (_,                   E::Claimed { position: Position::Empty, .. })  => self.replica_gone(),
@@ -69,8 +77,10 @@ impl Machine {
             (_,                   E::ChangedUntracked { disk })   => self.changed_untracked(disk),
             (_,                   E::Failed { task, failure })    => self.failed(task, failure, now),
 
-            // Answers to what is no longer wanted.
-            (_, E::Copied | E::Resynchronized { .. } | E::Prepared) => Vec::new(),
+            (_,                   E::Aborted { task })            => self.aborted(task),
+
+            // It was cancelled, and done before it could be given up: a claim tells where the replica is.
+            (_, E::Copied | E::Resynchronized { .. } | E::Prepared) => self.done_in_vain(),
         }
     }
 
@@ -81,6 +91,11 @@ impl Machine {
             self.retry = None;
         }
         finished.is_some()
+    }
+
+    fn done_in_vain(&mut self) -> Vec<Action> {
+        self.lanes.claimed = false;
+        Vec::new()
     }
 
     fn begin_copy(&mut self) -> Vec<Action> {

@@ -1,5 +1,6 @@
 //! The rules of a policy, one by one, in virtual time.
 
+mod cancel;
 mod gaps;
 mod hours;
 mod quiesce;

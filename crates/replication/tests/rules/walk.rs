@@ -35,6 +35,10 @@ impl Walk {
         self.machine.handle(event, self.now)
     }
 
+    pub(crate) fn ask(&mut self, request: Request) -> Vec<Action> {
+        self.machine.request(request, self.now).expect("allowed")
+    }
+
     /// The next timeout comes.
     pub(crate) fn timeout(&mut self) -> Vec<Action> {
         self.now = self.machine.next_timeout().expect("something is awaited");

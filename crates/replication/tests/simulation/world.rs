@@ -6,7 +6,7 @@ use std::time::Duration;
 use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
 use afterimage_replication::{
     Action, ApplicationConsistent, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy,
-    Position, Report, Request, Scope, Shipment, State, Task, Tracking, Window,
+    Position, Report, Request, ResyncReason, Scope, Shipment, State, Task, Tracking, Window,
 };
 use afterimage_retry::{Class, Time};
 
@@ -126,20 +126,28 @@ impl World {
     /// The liveness phase: no more faults, and as much time as it takes.
     pub(crate) fn calm_down(&mut self) {
         self.faults = false;
-        if self.machine.allowed().contains(&Request::Resume) {
-            let actions = self
-                .machine
-                .request(Request::Resume, self.now)
-                .expect("allowed");
-            self.take(actions);
-        }
         for _ in 0..2_000 {
+            self.ask_for_what_is_missing();
             self.carry_one_out();
             self.wait();
         }
         // What is under way ends without another timeout.
         for _ in 0..1_000 {
             self.carry_one_out();
+        }
+    }
+
+    /// What an owner does who wants the machine protected.
+    fn ask_for_what_is_missing(&mut self) {
+        for request in [Request::Resume, Request::Enable, Request::Resync] {
+            let allowed = self.machine.allowed();
+            // One that was not cancelled comes by itself.
+            let cancelled = self.machine.state() == State::WaitingForStartResynchronize
+                && !allowed.contains(&Request::CancelResync);
+            if allowed.contains(&request) && (request != Request::Resync || cancelled) {
+                let actions = self.machine.request(request, self.now).expect("allowed");
+                self.take(actions);
+            }
         }
     }
 
@@ -209,6 +217,8 @@ impl World {
         let request = allowed[self.random.below(allowed.len())];
         match request {
             Request::Suspend => self.mark("suspend"),
+            Request::Disable => self.mark("disable"),
+            Request::CancelResync => self.mark("cancel resync"),
             Request::Stop => {
                 self.mark("stop");
                 self.stopped = true;
@@ -225,6 +235,9 @@ impl World {
     /// Makes the machine durable, then takes its actions on.
     fn take(&mut self, actions: Vec<Action>) {
         self.saved = serde_json::to_string(&self.machine).expect("machines serialize");
+        if !self.machine.has_base() {
+            self.copied.clear();
+        }
         self.pending.extend(actions);
     }
 
@@ -293,6 +306,9 @@ impl World {
             at = self.pending.iter().position(for_the_guest).unwrap_or(at);
         }
         let action = self.pending.remove(at);
+        if let Action::Abort(task) = action {
+            return self.abort(task);
+        }
         let fails = self.faults && self.random.chance(15);
         let task = task_of(&action);
         if let (true, Some(task)) = (fails, task) {
@@ -309,6 +325,24 @@ impl World {
             let actions = self.machine.handle(event, self.now);
             self.take(actions);
         }
+    }
+
+    /// Gives a transfer up, before or after it has done what it was to do; or it ended before.
+    fn abort(&mut self, task: Task) {
+        let running = |action: &Action| task_of(action) == Some(task);
+        let Some(at) = self.pending.iter().position(running) else {
+            return self.mark("abort too late");
+        };
+        self.mark("abort");
+        let action = self.pending.remove(at);
+        let logs = |shipment: &Shipment| self.sealed.contains_key(&shipment.sequence);
+        let possible = !matches!(&action, Action::Ship(shipment) if !logs(shipment));
+        if possible && self.random.chance(30) {
+            self.carry_out(action);
+            self.pending.retain(|action| !running(action));
+        }
+        let actions = self.machine.handle(Event::Aborted { task }, self.now);
+        self.take(actions);
     }
 
     fn fail(&mut self, task: Task) {
@@ -351,11 +385,11 @@ impl World {
             }
             Action::Copy { base, point } => self.copy(base, point.is_some()),
             Action::Ship(shipment) => {
-                let logs = self
-                    .sealed
-                    .get(&shipment.sequence)
-                    .expect("unshipped logs are kept");
-                let logs = logs.clone();
+                let Some(logs) = self.sealed.get(&shipment.sequence).cloned() else {
+                    let given_up = self.pending.contains(&Action::Abort(Task::Ship));
+                    assert!(given_up, "unshipped logs are kept");
+                    return Some(Event::LogUnreadable { disk: 0 });
+                };
                 self.check_sequence(&shipment);
                 if shipment.application_consistent {
                     self.mark("application-consistent point");
@@ -453,6 +487,7 @@ impl World {
                 assert!(*rpo >= Duration::from_mins(15), "{rpo:?} is not late");
                 self.mark("late");
             }
+            Report::ResyncRequired(ResyncReason::ExistingCopy) => self.mark("existing copy"),
             Report::RecoveryPointsOnTime => self.mark("on time again"),
             _ => {}
         }

@@ -18,7 +18,7 @@ use afterimage_retry::{Class, Time};
 const MACHINES_MAX: usize = 20_000;
 
 /// The events that are tried, apart from requests.
-pub(crate) const EVENTS: [&str; 24] = [
+pub(crate) const EVENTS: [&str; 25] = [
     "claimed, no base there",
     "claimed, at the newest acknowledged",
     "claimed, an older state there",
@@ -38,6 +38,7 @@ pub(crate) const EVENTS: [&str; 24] = [
     "changed untracked",
     "failed, recoverable",
     "failed, not recoverable",
+    "given up",
     "barrier failed",
     "hook failed",
     "time",
@@ -46,7 +47,7 @@ pub(crate) const EVENTS: [&str; 24] = [
 ];
 
 /// The actions that must be among those found.
-pub(crate) const ACTIONS: [&str; 18] = [
+pub(crate) const ACTIONS: [&str; 20] = [
     "Claim",
     "Barrier",
     "Barrier + snapshot",
@@ -58,6 +59,8 @@ pub(crate) const ACTIONS: [&str; 18] = [
     "Ship",
     "Resync",
     "Prepare",
+    "Abort",
+    "Release",
     "Discard",
     "ReleaseSnapshot",
     "Report RetryAt",
@@ -119,19 +122,21 @@ struct Node {
 /// Every edge that is found.
 pub(crate) static EDGES: LazyLock<BTreeMap<Edge, Seen>> = LazyLock::new(|| {
     let mut edges = BTreeMap::new();
-    for automatic_resync in [true, false] {
-        search(policy(automatic_resync), &mut edges);
+    for quiesces in [true, false] {
+        search(policy(quiesces), &mut edges);
     }
     edges
 });
 
-fn policy(automatic_resync: bool) -> Policy {
+/// Where the guest is asked to hold still, a resynchronization waits for approval.
+fn policy(quiesces: bool) -> Policy {
+    let application = ApplicationConsistent {
+        every: Duration::from_mins(1),
+        ..ApplicationConsistent::default()
+    };
     Policy {
-        automatic_resync,
-        application_consistent: Some(ApplicationConsistent {
-            every: Duration::from_mins(1),
-            ..ApplicationConsistent::default()
-        }),
+        automatic_resync: !quiesces,
+        application_consistent: quiesces.then_some(application),
         ..Policy::default()
     }
 }
@@ -171,18 +176,15 @@ impl Node {
     fn what_decides(&self) -> String {
         let machine = &self.machine;
         let pending: BTreeSet<_> = self.pending.iter().map(name).collect();
-        let doubt = machine.doubt().iter().map(Scope::is_nothing);
+        let doubt = machine.doubt();
+        let doubt: Vec<_> = doubt.iter().map(Scope::is_nothing).collect();
         format!(
             "{:?}",
             (
-                (machine.state(), machine.health(), machine.allowed()),
-                (machine.tracking(), machine.has_base(), pending),
-                (
-                    machine.unshipped().take(2).count(),
-                    doubt.collect::<Vec<_>>()
-                ),
-                self.replica.cmp(&machine.durable()),
-                machine.next_timeout().is_some(),
+                (machine.state(), machine.allowed(), machine.tracking()),
+                (pending, machine.unshipped().next().is_some()),
+                doubt,
+                self.replica > machine.durable(),
             )
         )
     }
@@ -196,9 +198,19 @@ impl Node {
             steps.push(next.asked_for(format!("{request:?}"), actions));
         }
         for (place, action) in self.pending.iter().enumerate() {
-            for (name, event) in self.answers(action) {
+            let mut answers = self.answers(action);
+            if let Some(task) = task_of(action)
+                && self.pending.contains(&Action::Abort(task))
+            {
+                answers.push(("given up", Event::Aborted { task }));
+            }
+            for (name, event) in answers {
                 let mut next = self.clone();
                 next.pending.remove(place);
+                let task = task_of(action);
+                next.pending.retain(
+                    |pending| !matches!(pending, Action::Abort(asked) if Some(*asked) == task),
+                );
                 next.replica = self.replica_after(action, &event);
                 let actions = next.machine.handle(event, next.now);
                 steps.push(next.asked_for(name.into(), actions));
@@ -241,7 +253,9 @@ impl Node {
     }
 
     fn asked_for(mut self, event: String, actions: Vec<Action>) -> (String, Self, Vec<Action>) {
-        let wait = actions.iter().filter(|action| task_of(action).is_some());
+        let awaited =
+            |action: &&Action| task_of(action).is_some() || matches!(action, Action::Abort(_));
+        let wait = actions.iter().filter(awaited);
         self.pending.extend(wait.cloned());
         (event, self, actions)
     }
