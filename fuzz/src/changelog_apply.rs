@@ -96,7 +96,10 @@ impl Session {
             created: Timestamp::from_nanos(9),
         };
         let options = WriterOptions::default();
-        let options = quota.map_or(options, |quota| options.with_quota(quota));
+        let options = match quota {
+            Some(quota) => options.with_quota(quota),
+            None => options,
+        };
         let writer = FileWriter::create(path, header, options).expect("a log can be made");
         let (encoder, head) = Encoder::new(header);
         Self {
@@ -156,7 +159,7 @@ impl Session {
         if let Entry::Bookmark(label) = entry {
             let record = self.encoder.bookmark(label, time);
             self.bytes.extend_from_slice(&record.header);
-            self.bytes.extend_from_slice(record.payload);
+            self.bytes.extend_from_slice(&record.payload);
             self.ends.push(self.bytes.len());
         }
         let Some(change) = entry.change() else {
@@ -166,7 +169,7 @@ impl Session {
         let encoded = self.encoder.change(change, time);
         for record in encoded.expect("it lies on the disk") {
             self.bytes.extend_from_slice(&record.header);
-            self.bytes.extend_from_slice(record.payload);
+            self.bytes.extend_from_slice(&record.payload);
             self.ends.push(self.bytes.len());
         }
     }

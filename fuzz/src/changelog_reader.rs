@@ -15,7 +15,7 @@ use std::path::Path;
 
 use afterimage_block::{Extent, Length, MemoryDisk, Timestamp};
 use afterimage_changelog::{
-    Encoded, Encoder, Index, IndexedLog, Kind, LogHeader, Provenance, Reader, Record, RecordHeader,
+    Encoded, Encoder, Index, IndexedLog, Keys, Kind, LogHeader, Provenance, Reader, Record, RecordHeader,
     SealedLog, StreamReader, Summary, Tail, recover,
 };
 use bytes::Bytes;
@@ -150,7 +150,7 @@ fn sealed(path: &Path, log: &[u8], contents: Option<Contents>) {
 
 /// Every second piece by itself, and all at once.
 fn looked_up(sealed: &SealedLog, index: &Index, path: &Path) {
-    let log = IndexedLog::open(path).expect("what opens has an index");
+    let log = IndexedLog::open(path, &Keys::none()).expect("what opens has an index");
     assert_eq!(log.summary(), sealed.summary());
     for piece in index.iter().step_by(2) {
         let found = log.lookup(piece.extent).expect("the index is sound");
@@ -209,7 +209,7 @@ fn encoded(contents: &Contents, summary: &Summary, pieces: usize) -> Option<Vec<
 fn append(log: &mut Vec<u8>, record: Encoded<'_>) {
     let header: [u8; RecordHeader::LEN] = record.header;
     log.extend_from_slice(&header);
-    log.extend_from_slice(record.payload);
+    log.extend_from_slice(&record.payload);
 }
 
 /// A reader that gives a few bytes at a time, as a pipe may.

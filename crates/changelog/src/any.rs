@@ -6,7 +6,10 @@ use afterimage_block::{BlockWrite, Change, ContentDigest, DiskId, Extent, Length
 
 use crate::file::LogFile;
 use crate::hrl::begins_as_hrl;
-use crate::{Applied, DiskStates, Error, HrlLog, LogHeader, Piece, Result, SealedLog, StateDigest};
+use crate::{
+    Applied, DiskStates, Error, Form, HrlLog, Keys, LogHeader, Piece, Result, SealedLog,
+    StateDigest,
+};
 
 /// A log that was proved, of any format: what there is to know of a log in order to apply, convert
 /// or undo it.
@@ -23,6 +26,11 @@ pub trait ChangeLog {
 
     /// The states of the disk before and after, where they are known.
     fn states(&self) -> DiskStates;
+
+    /// How its records are stored: as they are, unless the format knows more.
+    fn form(&self) -> Form {
+        Form::default()
+    }
 
     /// Hands its changes and when each was made to `take`, in the order in which they were made.
     /// Writes come in pieces of at most [`PAYLOAD_MAX`](crate::PAYLOAD_MAX), which bounds the memory.
@@ -104,6 +112,10 @@ impl ChangeLog for SealedLog {
         self.summary().states
     }
 
+    fn form(&self) -> Form {
+        self.form()
+    }
+
     fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {
         self.records(|record| match record.change() {
             Some(change) => take(record.time(), change),
@@ -169,6 +181,7 @@ pub enum AnyLog {
 }
 
 /// Opens the log at `path`, sealed or closed, of the format that it begins as, and proves all of it.
+/// It is not encrypted.
 ///
 /// ```
 /// use afterimage_block::*;
@@ -186,16 +199,24 @@ pub enum AnyLog {
 /// ```
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::InFile`] around [`Error::UnknownFormat`] or what
-/// [`SealedLog::open`] or [`HrlLog::open`] refuse.
+/// As [`open_log_with`].
 pub fn open_log(path: &Path) -> Result<AnyLog> {
+    open_log_with(path, &Keys::none())
+}
+
+/// As [`open_log`], of a log whose key is among `keys` if it has one.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::InFile`] around [`Error::UnknownFormat`] or what
+/// [`SealedLog::open_with`] or [`HrlLog::open`] refuse.
+pub fn open_log_with(path: &Path, keys: &Keys) -> Result<AnyLog> {
     let mut magic = Vec::new();
     LogFile::open(path)?.read_up_to(&mut magic, 0, 8)?;
     if begins_as_hrl(&magic) {
         return HrlLog::open(path).map(AnyLog::Hrl);
     }
     let native = if LogHeader::begins(&magic) {
-        SealedLog::open(path).map(AnyLog::Native)
+        SealedLog::open_with(path, keys).map(AnyLog::Native)
     } else {
         Err(Error::UnknownFormat)
     };
@@ -226,6 +247,10 @@ impl ChangeLog for AnyLog {
 
     fn states(&self) -> DiskStates {
         self.log().states()
+    }
+
+    fn form(&self) -> Form {
+        self.log().form()
     }
 
     fn changes(&self, take: &mut dyn FnMut(Timestamp, Change<'_>) -> Result<()>) -> Result<()> {

@@ -1,9 +1,10 @@
 //! Making the changes of a log on a disk.
 
-use afterimage_block::{BlockWrite, Length, Zeroing};
+use afterimage_block::{BlockWrite, Change, Length, Zeroing};
 
 use crate::file::LogFile;
-use crate::{Piece, Result};
+use crate::pool::RecordPool;
+use crate::{Index, Piece, Result, SealedLog};
 
 /// The most bytes that are moved at a time.
 pub(crate) const CHUNK: Length = Length::mib(1);
@@ -38,6 +39,30 @@ pub(crate) fn apply_pieces(
             }
             applied.zeroed = applied.zeroed.saturating_add(length);
         }
+    }
+    Ok(applied)
+}
+
+/// Makes the changes of `index`, the bytes of which are in records of `log` that are to be decoded:
+/// each is proved once more.
+pub(crate) fn apply_records(
+    log: &SealedLog,
+    index: &Index,
+    disk: &(impl BlockWrite + ?Sized),
+) -> Result<Applied> {
+    let mut applied = Applied::default();
+    let mut records = RecordPool::new(vec![log]);
+    for (extent, stored) in &index.0 {
+        let record = records.find(0, *extent, *stored)?;
+        let Some(change) = stored.change_in(&record, *extent) else {
+            continue; // found, so it is there
+        };
+        change.apply_to(disk)?;
+        let total = match change {
+            Change::Write { .. } => &mut applied.written,
+            Change::WriteZeroes(_) | Change::Discard(_) => &mut applied.zeroed,
+        };
+        *total = total.saturating_add(extent.length());
     }
     Ok(applied)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use afterimage_block::{ContentDigest, Timestamp};
 
+use crate::packing::check_exposed;
 use crate::{
     ChangeLog, Error, FileWriter, HrlLog, HrlOptions, HrlWriter, LogHeader, Result, SealedLog,
     WriterOptions,
@@ -13,16 +14,20 @@ use crate::{
 ///
 /// An HRL knows writes only: what the log zeroed or discarded becomes written zeros, byte for byte,
 /// which [`HrlOptions::quota`] keeps in bounds. Times are cut to the second; labels, barriers and a
-/// resize are left out.
+/// resize are left out. An HRL is plain text.
 ///
 /// # Errors
-/// As [`HrlWriter::append`] and [`ChangeLog::changes`]. No file is left then.
+/// [`Error::WouldExpose`] within [`Error::InFile`] if the log is encrypted, unless
+/// [`HrlOptions::plaintext`] allows it; as [`HrlWriter::append`] and [`ChangeLog::changes`]. No file is
+/// left then.
 pub fn to_hrl(
     log: &dyn ChangeLog,
     path: &Path,
     options: &HrlOptions,
     closed: Timestamp,
 ) -> Result<HrlLog> {
+    let exposed = check_exposed(log.form().key.is_some(), options.plaintext);
+    exposed.map_err(|error| error.in_file(log.path()))?;
     let mut hrl = HrlWriter::create(path, options)?;
     let written = log.changes(&mut |time, change| hrl.append(change, time));
     let result = written.and_then(|()| hrl.close(closed));
@@ -30,10 +35,12 @@ pub fn to_hrl(
 }
 
 /// Writes the changes of `log` to a new native log at `path`, in the same order, and seals it.
-/// Labels, barriers and a resize are left out.
+/// Labels, barriers and a resize are left out. It is stored as `options` say, which is how a log is
+/// compressed or encrypted later, or with another key.
 ///
 /// # Errors
-/// As [`FileWriter::append`], of which [`Error::OutOfRange`] says that the log is not of the disk that
+/// [`Error::WouldExpose`] within [`Error::InFile`] if the log is encrypted and the new one is not,
+/// unless plain text is allowed; as [`FileWriter::append`], of which [`Error::OutOfRange`] says that the log is not of the disk that
 /// `header` names, and [`ChangeLog::changes`]. No file is left then.
 pub fn to_native(
     log: &dyn ChangeLog,
@@ -42,6 +49,8 @@ pub fn to_native(
     options: WriterOptions,
     predecessor: ContentDigest,
 ) -> Result<SealedLog> {
+    let exposed = options.packing.check_source(log.form().key.is_some());
+    exposed.map_err(|error| error.in_file(log.path()))?;
     let mut native = FileWriter::create_new(path, header, options)?.digesting();
     let written = log.changes(&mut |time, change| native.append(change, time).map(drop));
     let result = written.and_then(|()| native.seal(predecessor));

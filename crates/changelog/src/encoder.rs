@@ -1,20 +1,24 @@
 //! Changes into bytes, without I/O.
 
+use std::borrow::Cow;
+
 use afterimage_block::{
     Change, ContentDigest, Extent, Length, Lsn, Offset, Timestamp, check_range,
 };
 
+use crate::codec::Codec;
+use crate::header::Head;
 use crate::index::Stored;
-use crate::record::{Kind, PAYLOAD_MAX, is_size};
+use crate::record::{Fields, Kind, PAYLOAD_MAX, is_size};
 use crate::resolve::Resolver;
-use crate::{Error, LogHeader, Piece, Provenance, RecordHeader, Result, Summary};
+use crate::{Error, Form, LogHeader, Packing, Piece, Provenance, RecordHeader, Result, Summary};
 
 /// Turns changes into the bytes of a log. It does no I/O and keeps no payload: each record is handed
-/// to the caller as its header and the borrowed payload, to be written one behind the other.
+/// to the caller as its header and the payload, which is borrowed where it is stored as it is, to be
+/// written one behind the other.
 #[derive(Debug)]
 pub struct Encoder {
-    header: LogHeader,
-    salt: u32,
+    codec: Codec,
     next: Lsn,
     position: u64,
     payload: Length,
@@ -23,23 +27,36 @@ pub struct Encoder {
 }
 
 /// A record as it is to be appended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Encoded<'a> {
     /// Its number.
     pub lsn: Lsn,
     /// Its header.
     pub header: [u8; RecordHeader::LEN],
-    /// Its payload.
-    pub payload: &'a [u8],
+    /// Its payload, as it is to be stored.
+    pub payload: Cow<'a, [u8]>,
 }
 
 impl Encoder {
-    /// An encoder for a new log, and the bytes that the log begins with.
+    /// An encoder for a new log whose records are stored as they are, and the bytes that the log
+    /// begins with.
     pub fn new(header: LogHeader) -> (Self, [u8; LogHeader::LEN]) {
-        let bytes = header.encode();
+        Self::with_codec(Codec::plain(header))
+    }
+
+    /// An encoder for a new log whose records are stored as `packing` says. The salt of an encrypted
+    /// log comes from the operating system, so that it is another one each time.
+    ///
+    /// # Errors
+    /// [`Error::NoRandomness`].
+    pub fn packed(header: LogHeader, packing: &Packing) -> Result<(Self, [u8; LogHeader::LEN])> {
+        Ok(Self::with_codec(packing.codec(header)?))
+    }
+
+    pub(crate) fn with_codec(codec: Codec) -> (Self, [u8; LogHeader::LEN]) {
+        let bytes = codec.head().bytes;
         let encoder = Self {
-            header,
-            salt: crc32fast::hash(&bytes[..124]),
+            codec,
             next: Lsn::ZERO,
             position: LogHeader::LEN as u64,
             payload: Length::ZERO,
@@ -57,13 +74,13 @@ impl Encoder {
         let extent = change.extent();
         if let (None, Change::Write { offset, data }) = (extent, change) {
             // An empty write passes; one whose end no offset can say does not.
-            check_range(offset, Length::of(data), self.header.disk_size)?;
+            check_range(offset, Length::of(data), self.header().disk_size)?;
         }
         match extent {
-            Some(extent) if extent.end().get() > self.header.disk_size.get() => {
+            Some(extent) if extent.end().get() > self.header().disk_size.get() => {
                 Err(Error::OutOfRange {
                     extent,
-                    size: self.header.disk_size,
+                    size: self.header().disk_size,
                 })
             }
             _ => Ok(()),
@@ -165,10 +182,17 @@ impl Encoder {
         payload: &'a [u8],
         time: Timestamp,
     ) -> Encoded<'a> {
-        let lsn = self.next;
-        let header = RecordHeader::encode(kind, lsn, time, fields, payload, self.salt);
+        let (lsn, (offset, length)) = (self.next, fields);
+        let fields = Fields {
+            kind,
+            lsn,
+            time,
+            offset,
+            length,
+        };
+        let (header, payload) = self.codec.encode(fields, payload);
         self.next = lsn.next();
-        self.payload = self.payload.saturating_add(Length::of(payload));
+        self.payload = self.payload.saturating_add(Length::of(&payload));
         self.position += (RecordHeader::LEN + payload.len()) as u64;
         Encoded {
             lsn,
@@ -179,7 +203,21 @@ impl Encoder {
 
     /// The log's header.
     pub fn header(&self) -> &LogHeader {
-        &self.header
+        self.codec.header()
+    }
+
+    /// How the records are stored.
+    pub fn form(&self) -> Form {
+        self.codec.form()
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        self.codec.head()
+    }
+
+    /// The bytes that a record may have more than its header and what it holds.
+    pub(crate) fn overhead(&self) -> usize {
+        self.codec.overhead()
     }
 
     /// Where the next record goes in the file.

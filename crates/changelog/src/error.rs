@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use afterimage_block::{DiskId, Extent, Length};
 
-use crate::StateDigest;
+use crate::{KeyId, StateDigest};
 
 /// The result of an operation on a change log.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,6 +41,37 @@ pub enum Error {
     NewerVersion {
         /// Its version.
         found: u16,
+    },
+    /// The log is encrypted, and its key is not among those given.
+    #[error("change log is encrypted with key {key}, which was not given")]
+    NoKey {
+        /// The key's name.
+        key: KeyId,
+    },
+    /// The log is encrypted, and this program was built without the feature `aead`.
+    #[error(
+        "change log is encrypted with key {key}, and this program was built without encryption"
+    )]
+    NoCipher {
+        /// The key's name.
+        key: KeyId,
+    },
+    /// The log is compressed, and this program was built without the feature `lz4`.
+    #[error("change log is compressed, and this program was built without compression")]
+    NoCompression,
+    /// The records of the log are compressed or encrypted, where only plain ones are taken.
+    #[error("the records of the change log are compressed or encrypted: convert it first")]
+    NotPlain,
+    /// What is encrypted would be written as plain text.
+    #[error(
+        "what is encrypted would be written as plain text: encrypt it as well, or allow plain text"
+    )]
+    WouldExpose,
+    /// The system has no random bytes to give, so that no encrypted log can be begun.
+    #[error("the system gives no random bytes, without which nothing can be encrypted: {reason}")]
+    NoRandomness {
+        /// What it said.
+        reason: String,
     },
     /// The log has no footer: its writer never sealed it.
     #[error("change log is not sealed: recover it first")]

@@ -61,7 +61,8 @@ impl Stored {
 pub struct Piece {
     /// The run.
     pub extent: Extent,
-    /// Where its bytes start in the file; `None` if they are zeros.
+    /// Where its bytes start in the file, if its record is stored as it is, and where they would
+    /// start if not; `None` if they are zeros.
     pub data_at: Option<u64>,
     /// Where the record's header is in the file.
     pub record_at: u64,

@@ -39,11 +39,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | | |
+//! | --- | --- |
+//! | `aead` | logs that are encrypted: `Key`, `Packing::with_key` |
+//! | `lz4` | logs that are compressed: `Packing::with_compression` |
+//!
 //! # Architecture
 //!
 //! *Each record proves itself*, and that it belongs to this file: its CRC-32 continues from the
 //! header's. So a torn tail is found at the last whole record, and a record of another log or an
 //! earlier use of the same blocks never passes.
+//!
+//! *An encrypted log has a key of its own*, derived from the user's and a random salt, so that the
+//! records' numbers can be nonces and never come twice.
 //!
 //! *The digest is computed when the log is sealed*, in one pass over the file, and not while it is
 //! appended to: SHA-256 is slower than the writes that it would have to keep up with.
@@ -67,6 +79,11 @@
 mod any;
 mod apply;
 mod barrier;
+#[cfg_attr(not(feature = "aead"), path = "cipher_absent.rs")]
+mod cipher;
+mod codec;
+#[cfg_attr(not(feature = "lz4"), path = "compress_absent.rs")]
+mod compress;
 mod convert;
 mod durability;
 mod encoder;
@@ -79,9 +96,11 @@ mod gap;
 mod header;
 mod hrl;
 mod index;
+mod keys;
 mod lookup;
 mod merge;
 mod overlay;
+mod packing;
 mod pages;
 mod pool;
 mod reader;
@@ -96,7 +115,7 @@ mod trailer;
 mod undo;
 mod writer;
 
-pub use any::{AnyLog, ChangeLog, open_log};
+pub use any::{AnyLog, ChangeLog, open_log, open_log_with};
 pub use apply::Applied;
 pub use barrier::{BarrierMark, Consistency, GroupId};
 pub use convert::{to_hrl, to_native};
@@ -106,18 +125,22 @@ pub use error::{Error, Result};
 pub use file::ReadAt;
 pub use footer::Summary;
 pub use gap::Gap;
-pub use header::LogHeader;
+pub use header::{Form, LogHeader};
 pub use hrl::{
     HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSalvaged, HrlSummary, HrlTime,
     HrlVersion, HrlWriter, merge_hrl,
 };
 pub use index::{Index, Piece};
+#[cfg(feature = "aead")]
+pub use keys::Key;
+pub use keys::{KeyId, Keys};
 pub use lookup::IndexedLog;
 pub use merge::merge;
+pub use packing::Packing;
 pub use reader::{Reader, Record, StreamReader, Tail};
 pub use record::{Kind, PAYLOAD_MAX, RecordHeader};
-pub use recover::{Recovered, recover};
-pub use salvage::{Salvaged, salvage};
+pub use recover::{Recovered, recover, recover_with};
+pub use salvage::{Salvaged, salvage, salvage_with};
 pub use sealed::SealedLog;
 pub use stage::{Made, Stage, Staged, StagedDisk};
 pub use states::{DiskStates, Provenance, StateDigest};

@@ -12,7 +12,7 @@ use crate::index::Stored;
 use crate::pages::{Bounds, Fence, PAGE, PIECE, parse_fences};
 use crate::sealed::{read_entries, read_trailer};
 use crate::writer::io_error;
-use crate::{Error, Index, LogHeader, Piece, Record, Result, Summary, Trailer};
+use crate::{Error, Index, Keys, LogHeader, Piece, Record, Result, Summary, Trailer};
 
 /// A sealed log in which extents are looked up, without the rest being read.
 ///
@@ -45,14 +45,14 @@ enum Entries {
 }
 
 impl IndexedLog {
-    /// Opens the sealed log at `path`.
+    /// Opens the sealed log at `path`, whose key is among `keys` if it has one.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::InFile`] around [`Error::NotSealed`], [`Error::NewerVersion`] or
-    /// [`Error::Damaged`].
-    pub fn open(path: &Path) -> Result<Self> {
+    /// [`Error::Io`]; [`Error::InFile`] around [`Error::NotSealed`], [`Error::NewerVersion`],
+    /// [`Error::Damaged`], [`Error::NoKey`], [`Error::NoCipher`] or [`Error::NoCompression`].
+    pub fn open(path: &Path, keys: &Keys) -> Result<Self> {
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
-        Self::over(file, path)
+        Self::over(file, path, keys)
     }
 }
 
@@ -61,8 +61,8 @@ impl<S: ReadAt> IndexedLog<S> {
     ///
     /// # Errors
     /// As [`open`](IndexedLog::open).
-    pub fn over(source: S, path: &Path) -> Result<Self> {
-        let log = RecordFile::over(LogFile::over(source, path.to_path_buf())?)?;
+    pub fn over(source: S, path: &Path, keys: &Keys) -> Result<Self> {
+        let log = RecordFile::over(LogFile::over(source, path.to_path_buf())?, keys)?;
         let read = read_index(log.file(), log.header());
         let (trailer, summary, index) = read.map_err(|error| error.in_file(log.file().path()))?;
         Ok(Self {

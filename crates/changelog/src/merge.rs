@@ -31,6 +31,9 @@ impl Slice for Source {
 /// what they do one after the other, and holds each byte at most once: in its newest state, with the
 /// time at which that was logged, and in the order of the disk.
 ///
+/// The merged log is stored as `options` say, whatever the logs are stored as: of encrypted ones it is
+/// to be encrypted, too, unless plain text is allowed.
+///
 /// What was zeroed or discarded last stays so. Labels and barriers are left out: the states that they
 /// name are no longer in the log. The merged log covers the generations of all of them, and names the
 /// predecessor of the first; the states of the disk are that before the first and that after the last.
@@ -43,6 +46,7 @@ impl Slice for Source {
 /// begins with the next generation, names it as its predecessor if it names any, and applies to the
 /// state that it produces;
 /// [`Error::Resized`] within [`Error::InFile`] if the disk got another size before the last log's end;
+/// [`Error::WouldExpose`] within [`Error::InFile`];
 /// [`Error::InFile`] if a log was changed since it was proved; [`Error::IndexFull`],
 /// [`Error::OverQuota`], [`Error::Io`]. No file is left then, and none is replaced.
 pub fn merge(
@@ -57,6 +61,10 @@ pub fn merge(
     }
     for log in logs.iter().take(rest.len()) {
         check_keeps_size(log)?;
+    }
+    for log in &logs {
+        let source = options.packing.check_source(log.form().key.is_some());
+        source.map_err(|error| error.in_file(log.path()))?;
     }
     let layers = (0..).zip(&logs).map(|(number, log)| layer(number, log));
     let newest = newest(layers.collect::<Result<_>>()?);
@@ -152,11 +160,7 @@ fn copy(
     let (mut batch, mut held) = (Vec::new(), 0);
     for (extent, source) in newest {
         let Source { log, stored } = *source;
-        let record = records.record(log, stored.record, stored.payload_for(*extent))?;
-        if stored.change_in(&record, *extent).is_none() {
-            let reason = "the record is not the one that the index names";
-            return Err(Error::damaged(record.at, reason).in_file(records.path(log)));
-        }
+        let record = records.find(log, *extent, stored)?;
         held += record.length();
         batch.push((record, *extent, stored));
         if held >= BATCH {

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 
+use afterimage_block::Extent;
+
 use crate::fetch::RecordFile;
+use crate::index::Stored;
 use crate::{Error, Record, Result, SealedLog};
 
 /// The most files that are open at a time.
@@ -54,8 +57,19 @@ impl<'a> RecordPool<'a> {
         }
     }
 
-    /// The record at `at` in log number `log`, whose payload is at least as long as `likely`.
-    pub(crate) fn record(&mut self, log: usize, at: u64, likely: u64) -> Result<Record> {
+    /// The record of log number `log` that holds the newest state of `extent`, as its index says.
+    pub(crate) fn find(&mut self, log: usize, extent: Extent, stored: Stored) -> Result<Record> {
+        let record = self.record(log, stored.record, stored.payload_for(extent))?;
+        if stored.change_in(&record, extent).is_some() {
+            return Ok(record);
+        }
+        let path = self.logs.get(log).map_or(Path::new(""), |log| log.path());
+        let reason = "the record is not the one that the index names";
+        Err(Error::damaged(record.at, reason).in_file(path))
+    }
+
+    /// The record at `at` in log number `log`, which holds at least `likely` bytes.
+    fn record(&mut self, log: usize, at: u64, likely: u64) -> Result<Record> {
         let kept = self
             .recent
             .iter()
@@ -74,17 +88,12 @@ impl<'a> RecordPool<'a> {
         self.recent.push(used);
         Ok(record)
     }
-
-    /// Where log number `log` is.
-    pub(crate) fn path(&self, log: usize) -> &Path {
-        self.logs.get(log).map_or(Path::new(""), |log| log.path())
-    }
 }
 
 /// The log's file, unless another has taken its place.
 fn open_same(log: &SealedLog) -> Result<RecordFile<'_>> {
-    let file = RecordFile::open(log.path())?;
-    if file.header() == log.header() {
+    let file = RecordFile::open(log.path(), log.keys())?;
+    if file.header() == log.header() && file.codec().form() == log.form() {
         return Ok(file);
     }
     let error = Error::damaged(0, "the log was replaced by another meanwhile");

@@ -5,8 +5,10 @@ use std::io::{self, Read};
 use afterimage_block::{Change, Length, Timestamp};
 use bytes::Bytes;
 
+use crate::codec::Codec;
 use crate::fields::all_zero;
-use crate::{BarrierMark, Error, Kind, LogHeader, RecordHeader, Result};
+use crate::header::Head;
+use crate::{BarrierMark, Error, Form, Keys, Kind, LogHeader, RecordHeader, Result};
 
 /// A record that verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +17,7 @@ pub struct Record {
     pub at: u64,
     /// Its header.
     pub header: RecordHeader,
-    /// Its payload: the new bytes of a write, the label of a bookmark, the [`barrier`](Self::barrier).
+    /// What it holds, neither compressed nor encrypted: the new bytes of a write, the label of a bookmark, the [`barrier`](Self::barrier).
     pub payload: Bytes,
 }
 
@@ -54,7 +56,7 @@ impl Record {
 
     /// Its length in the file.
     pub fn length(&self) -> u64 {
-        (RecordHeader::LEN + self.payload.len()) as u64
+        RecordHeader::LEN as u64 + self.header.payload.get()
     }
 }
 
@@ -85,26 +87,33 @@ pub enum Tail {
 #[derive(Debug)]
 pub struct StreamReader<R> {
     from: R,
-    header: LogHeader,
-    salt: u32,
+    codec: Codec,
     at: u64,
     next: u64,
     tail: Option<Tail>,
 }
 
 impl<R: Read> StreamReader<R> {
-    /// Reads the header of the log that `from` yields.
+    /// Reads the header of the log that `from` yields, which is not encrypted.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::NewerVersion`]; [`Error::Io`] if `from` fails, its path empty.
-    pub fn new(mut from: R) -> Result<Self> {
+    /// As [`with_keys`](Self::with_keys).
+    pub fn new(from: R) -> Result<Self> {
+        Self::with_keys(from, &Keys::none())
+    }
+
+    /// Reads the header of the log that `from` yields, whose key is among `keys` if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NewerVersion`]; [`Error::NoKey`]; [`Error::NoCipher`],
+    /// [`Error::NoCompression`] if a feature is missing; [`Error::Io`] if `from` fails, its path empty.
+    pub fn with_keys(mut from: R, keys: &Keys) -> Result<Self> {
         let mut bytes = [0; LogHeader::LEN];
         let read = fill(&mut from, &mut bytes, 0)?;
-        let (header, salt) = LogHeader::parse(bytes.get(..read).unwrap_or_default())?;
+        let codec = Codec::of(bytes.get(..read).unwrap_or_default(), keys)?;
         Ok(Self {
             from,
-            header,
-            salt,
+            codec,
             at: LogHeader::LEN as u64,
             next: 0,
             tail: None,
@@ -113,7 +122,16 @@ impl<R: Read> StreamReader<R> {
 
     /// The log's header.
     pub fn header(&self) -> &LogHeader {
-        &self.header
+        self.codec.header()
+    }
+
+    /// How its records are stored.
+    pub fn form(&self) -> Form {
+        self.codec.form()
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        self.codec.head()
     }
 
     /// Where the next record would start.
@@ -158,25 +176,25 @@ impl<R: Read> StreamReader<R> {
         if read < bytes.len() {
             return Ok(self.torn("the record's header is cut short"));
         }
-        let header = match RecordHeader::parse(&bytes, self.at, self.header.disk_size) {
+        let header = match self.codec.parse(&bytes, self.at) {
             Ok(header) => header,
             Err(Error::Damaged { reason, .. }) => return Ok(self.torn(reason)),
             Err(error) => return Err(error),
         };
-        // At most PAYLOAD_MAX, which parsing has checked.
+        // Little more than PAYLOAD_MAX at most, which parsing has checked.
         payload.resize(header.payload.to_usize().unwrap_or_default(), 0);
         let read = fill(&mut self.from, payload, self.at)?;
         if read < payload.len() {
             return Ok(self.torn("the record's payload is cut short"));
         }
-        if !header.verify(&bytes, payload, self.salt) {
-            return Ok(self.torn("the record's checksum does not match"));
+        if let Err(reason) = self.codec.decode((&header, &bytes), payload) {
+            return Ok(self.torn(reason));
         }
         if header.lsn.get() != self.next {
             return Ok(self.torn("the record is out of sequence"));
         }
         let at = self.at;
-        self.at += (RecordHeader::LEN + payload.len()) as u64;
+        self.at += RecordHeader::LEN as u64 + header.payload.get();
         self.next += 1;
         Ok(Some((at, header)))
     }
@@ -211,28 +229,36 @@ fn fill(from: &mut impl Read, into: &mut [u8], at: u64) -> Result<usize> {
     Ok(filled)
 }
 
-/// The records of a log in memory, in order, each verified, their payloads slices of it.
+/// The records of a log in memory, in order, each verified, their payloads slices of it where they are
+/// stored as they are.
 #[derive(Clone, Debug)]
 pub struct Reader {
     bytes: Bytes,
-    header: LogHeader,
-    salt: u32,
+    codec: Codec,
     at: usize,
     next: u64,
     tail: Option<Tail>,
 }
 
 impl Reader {
-    /// Reads the header of the log in `bytes`.
+    /// Reads the header of the log in `bytes`, which is not encrypted.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::NewerVersion`].
+    /// As [`with_keys`](Self::with_keys).
     pub fn new(bytes: Bytes) -> Result<Self> {
-        let (header, salt) = LogHeader::parse(&bytes)?;
+        Self::with_keys(bytes, &Keys::none())
+    }
+
+    /// Reads the header of the log in `bytes`, whose key is among `keys` if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::NewerVersion`]; [`Error::NoKey`]; [`Error::NoCipher`],
+    /// [`Error::NoCompression`] if a feature is missing.
+    pub fn with_keys(bytes: Bytes, keys: &Keys) -> Result<Self> {
+        let codec = Codec::of(&bytes, keys)?;
         Ok(Self {
             bytes,
-            header,
-            salt,
+            codec,
             at: LogHeader::LEN,
             next: 0,
             tail: None,
@@ -241,7 +267,12 @@ impl Reader {
 
     /// The log's header.
     pub fn header(&self) -> &LogHeader {
-        &self.header
+        self.codec.header()
+    }
+
+    /// How its records are stored.
+    pub fn form(&self) -> Form {
+        self.codec.form()
     }
 
     /// How the records ended; `None` before they did.
@@ -264,7 +295,7 @@ impl Reader {
             .first_chunk()
             .ok_or("the record's header is cut short")?;
         let at = self.at as u64;
-        let header = match RecordHeader::parse(head, at, self.header.disk_size) {
+        let header = match self.codec.parse(head, at) {
             Ok(header) => header,
             Err(Error::Damaged { reason, .. }) => return Err(reason),
             Err(_) => return Err("no record begins here"),
@@ -274,10 +305,8 @@ impl Reader {
         if end > self.bytes.len() {
             return Err("the record's payload is cut short");
         }
-        let payload = self.bytes.slice(start..end);
-        if !header.verify(head, &payload, self.salt) {
-            return Err("the record's checksum does not match");
-        }
+        let stored = self.bytes.slice(start..end);
+        let payload = self.codec.open((&header, head), stored)?;
         if header.lsn.get() != self.next {
             return Err("the record is out of sequence");
         }

@@ -9,7 +9,9 @@ use crate::fetch::RecordFile;
 use crate::fields::all_zero;
 use crate::sealed::{digest_of, read_footer};
 use crate::writer::io_error;
-use crate::{Error, Gap, Index, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, Summary};
+use crate::{
+    Error, Form, Gap, Index, Keys, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, Summary,
+};
 
 /// The bytes that are searched at a time.
 const WINDOW: usize = 1 << 20;
@@ -24,6 +26,8 @@ const BUDGET: u64 = 16;
 pub struct Salvaged {
     /// What the log is of.
     pub header: LogHeader,
+    /// How its records are stored.
+    pub form: Form,
     /// The number of records that proved themselves.
     pub records: u64,
     /// The number that is lost; `None` if the log's footer is, too.
@@ -42,12 +46,26 @@ pub struct Salvaged {
 /// another log, such as one that is stored on the logged disk, never passes. The records do not lead
 /// to the state of any barrier: what is [unknown](Salvaged::unknown) has to be copied anew.
 ///
-/// Memory is bounded by the longest record, the gaps and the index.
+/// Memory is bounded by the longest record, the gaps and the index. The log is not encrypted.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::InFile`] if not even the header is whole; what `take` returns.
-pub fn salvage(path: &Path, mut take: impl FnMut(&Record) -> Result<()>) -> Result<Salvaged> {
-    let log = RecordFile::open(path)?;
+/// As [`salvage_with`].
+pub fn salvage(path: &Path, take: impl FnMut(&Record) -> Result<()>) -> Result<Salvaged> {
+    salvage_with(path, &Keys::none(), take)
+}
+
+/// As [`salvage`], of a log whose key is among `keys` if it has one. A record of an encrypted log also
+/// proves that it was encrypted with that key.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::InFile`] if not even the header is whole, or the key is missing; what
+/// `take` returns.
+pub fn salvage_with(
+    path: &Path,
+    keys: &Keys,
+    mut take: impl FnMut(&Record) -> Result<()>,
+) -> Result<Salvaged> {
+    let log = RecordFile::open(path, keys)?;
     let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
     let footer = match read_footer(log.file()) {
         Ok(footer) => Some(footer),
@@ -81,6 +99,7 @@ pub fn salvage(path: &Path, mut take: impl FnMut(&Record) -> Result<()>) -> Resu
     };
     Ok(Salvaged {
         header: *log.header(),
+        form: log.codec().form(),
         records,
         lost: footer.map(|(summary, ..)| summary.records.saturating_sub(records)),
         gaps,

@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use afterimage_block::{BlockWrite, ContentDigest, Extent, Length};
 use sha2::{Digest, Sha256};
 
-use crate::apply::{Applied, apply_pieces};
+use crate::apply::{Applied, apply_pieces, apply_records};
 use crate::fields::all_zero;
 use crate::file::{LogFile, ReadAt};
-use crate::footer::Head;
+use crate::footer;
+use crate::header::Head;
 use crate::index::Stored;
 use crate::pages::PIECE;
 use crate::reader::{Record, StreamReader, Tail, label};
 use crate::resolve::Resolver;
 use crate::writer::io_error;
 use crate::{
-    BarrierMark, Error, Index, IndexedLog, Kind, LogHeader, Piece, Result, Summary, Trailer,
+    BarrierMark, Error, Form, Index, IndexedLog, Keys, Kind, LogHeader, Piece, Result, Summary,
+    Trailer,
 };
 
 /// The bytes of a footer that are read at a time: whole entries, behind a head.
@@ -32,30 +34,44 @@ const BUFFER: usize = 128 << 10;
 pub struct SealedLog {
     path: PathBuf,
     header: LogHeader,
+    form: Form,
+    keys: Keys,
     summary: Summary,
 }
 
 impl SealedLog {
-    pub(crate) fn trusted(path: PathBuf, header: LogHeader, summary: Summary) -> Self {
+    pub(crate) fn trusted(path: PathBuf, head: &Head, keys: Keys, summary: Summary) -> Self {
         Self {
             path,
-            header,
+            header: head.header,
+            form: head.form,
+            keys,
             summary,
         }
     }
 
-    /// Opens the sealed log at `path` and proves all of it: every record's checksum, the content's
-    /// digest, and that the index is what the records make of it. Reads the file once, in bounded
-    /// memory but for the index.
+    /// Opens the sealed log at `path`, which is not encrypted, and proves all of it: every record's
+    /// checksum, the content's digest, and that the index is what the records make of it. Reads the
+    /// file once, in bounded memory but for the index.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`].
+    /// As [`open_with`](Self::open_with).
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, &Keys::none())
+    }
+
+    /// As [`open`](Self::open), of a log whose key is among `keys` if it has one: every record is
+    /// decrypted, too. The log keeps the keys, for what is read of it later.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`];
+    /// [`Error::NoKey`]; [`Error::NoCipher`], [`Error::NoCompression`] if a feature is missing.
+    pub fn open_with(path: &Path, keys: &Keys) -> Result<Self> {
         let (summary, index, footer_at) = read_footer(&LogFile::open(path)?)?;
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
         let mut body = Digesting::new((&file).take(footer_at));
         let buffered = BufReader::with_capacity(BUFFER, &mut body);
-        let mut reader = StreamReader::new(buffered)?;
+        let mut reader = StreamReader::with_keys(buffered, keys)?;
         let (mut records, mut payload, mut bytes) = (0, Length::ZERO, Vec::new());
         let (mut proved, mut resized) = (Resolver::default(), None);
         while let Some((record, header)) = reader.read_into(&mut bytes)? {
@@ -86,7 +102,7 @@ impl SealedLog {
             }
             _ => {}
         }
-        let header = *reader.header();
+        let head = reader.head().clone();
         let agrees = proved.finish().iter().eq(index.iter());
         let counted = (records, payload, resized);
         if !agrees || counted != (summary.records, summary.payload, summary.resized) {
@@ -102,7 +118,7 @@ impl SealedLog {
                 "the content's digest does not match",
             ));
         }
-        Ok(Self::trusted(path.into(), header, summary))
+        Ok(Self::trusted(path.into(), &head, keys.clone(), summary))
     }
 
     /// Where it is.
@@ -113,6 +129,15 @@ impl SealedLog {
     /// What it is of.
     pub fn header(&self) -> &LogHeader {
         &self.header
+    }
+
+    /// How its records are stored.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// What it holds.
@@ -136,7 +161,7 @@ impl SealedLog {
     /// # Errors
     /// [`Error::Io`]; [`Error::InFile`] if the file was changed since it was proved.
     pub fn lookup(&self, extent: Extent) -> Result<Vec<Piece>> {
-        let log = IndexedLog::open(&self.path)?;
+        let log = IndexedLog::open(&self.path, &self.keys)?;
         self.check_same(log.summary(), self.summary.file_length.get())?;
         log.lookup(extent)
     }
@@ -159,8 +184,9 @@ impl SealedLog {
         let changed = |at, reason| Error::damaged(at, reason).in_file(&self.path);
         let file = File::open(&self.path);
         let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
-        let mut reader = StreamReader::new(BufReader::with_capacity(64 << 10, file))
-            .map_err(|error| error.in_file(&self.path))?;
+        let file = BufReader::with_capacity(64 << 10, file);
+        let mut reader =
+            StreamReader::with_keys(file, &self.keys).map_err(|error| error.in_file(&self.path))?;
         let mut records = 0;
         while let Some(record) = reader.next_record()? {
             records += 1;
@@ -198,8 +224,11 @@ impl SealedLog {
     /// [`Error::Disk`]: some changes are then made, and it is to be applied again.
     pub fn apply(&self, disk: &(impl BlockWrite + ?Sized)) -> Result<Applied> {
         self.check_fits(disk.size())?;
-        let file = LogFile::open(&self.path)?;
-        apply_pieces(&file, self.index()?.iter(), disk)
+        let index = self.index()?;
+        if !self.form.is_plain() {
+            return apply_records(self, &index, disk);
+        }
+        apply_pieces(&LogFile::open(&self.path)?, index.iter(), disk)
     }
 
     /// The extents that it changes.
@@ -218,7 +247,7 @@ pub(crate) fn read_footer(file: &LogFile<'_>) -> Result<(Summary, Index, u64)> {
     if file.length() < (LogHeader::LEN + Trailer::LEN) as u64 {
         return Err(Error::NotSealed);
     }
-    let (header, _) = LogHeader::parse(&head)?;
+    let header = Head::parse(&head)?.header;
     let trailer = read_trailer(file)?;
     let length = trailer.footer_length.to_usize().unwrap_or(usize::MAX);
     let mut footer = Vec::new();
@@ -251,7 +280,7 @@ pub(crate) fn read_entries<S: ReadAt>(
         let part = footer.get_mut(start..).unwrap_or_default();
         file.read(part, at)?;
         // The head is no entry, and may be zeros in part.
-        let head = if start == 0 { Head::LEN_MAX } else { 0 };
+        let head = if start == 0 { footer::Head::LEN_MAX } else { 0 };
         let entries = part.get(head..).unwrap_or_default();
         if entries.chunks(PIECE).any(all_zero) {
             return Err(Error::damaged(at, "the index has an empty entry"));

@@ -30,6 +30,9 @@ pub struct Undoable {
 /// If the last log resizes the disk that is the caller's to do, afterwards, and to take back
 /// beforehand.
 ///
+/// The undo log is stored as its options say: if `log` is encrypted, so must it be, unless plain text
+/// is allowed.
+///
 /// The undo log's records have the time at which it was begun, its predecessor is
 /// [`ChangeLog::content`] of the newest log, and its states of the disk are those of `logs`, exchanged.
 /// Its length is at most that of the data that `logs` change, plus 48 bytes for each run of it.
@@ -53,7 +56,7 @@ pub fn apply_with_undo(
 /// it.
 ///
 /// # Errors
-/// [`Error::WrongDisk`] if `undo` is of another disk than one of `logs`, or of another size than
+/// [`Error::WouldExpose`] within [`Error::InFile`]; [`Error::WrongDisk`] if `undo` is of another disk than one of `logs`, or of another size than
 /// `disk`; as [`ChangeLog::check_fits`] and [`FileWriter::append`]; [`Error::Disk`] if the disk cannot
 /// be read. No undo log is left then.
 pub fn record_undo(
@@ -95,6 +98,8 @@ fn record(
     let mut changed = ExtentSet::new();
     for log in logs {
         log.check_fits(disk.size())?;
+        let exposed = undo.check_source(log.form().key.is_some());
+        exposed.map_err(|error| error.in_file(log.path()))?;
         changed.extend(log.extents()?);
     }
     let mut buffer = Vec::new();

@@ -13,24 +13,27 @@ use sha2::{Digest, Sha256};
 use crate::encoder::{Encoded, Encoder};
 use crate::sealed::digest_of;
 use crate::{
-    BarrierMark, Error, LogHeader, PAYLOAD_MAX, Piece, Provenance, Record, RecordHeader, Result,
-    SealedLog,
+    BarrierMark, Error, Form, LogHeader, PAYLOAD_MAX, Packing, Piece, Provenance, Record,
+    RecordHeader, Result, SealedLog,
 };
 
 /// The most records in one vectored write: Linux takes 1024 pieces of memory.
 const GROUP: usize = 512;
 
-/// Limits of a log.
-#[derive(Clone, Copy, Debug)]
+/// Limits of a log, and how it is stored.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WriterOptions {
-    /// The longest the file may grow before it is sealed. Default none.
+    /// The longest the file may grow before it is sealed, with what is written counted in full even if
+    /// it is to be compressed. Default none.
     pub quota: Option<Length>,
     /// The most pieces that the index in memory may have: 64 bytes each, roughly. Default 1 048 576.
     pub pieces_max: usize,
     /// Space is reserved this much at a time, within the quota, so that a file is in few parts, a force need not write
     /// its length each time, and a full disk is found before a record is torn. Default not at all.
     pub reserve: Option<Length>,
+    /// How its records are stored. Default as they are.
+    pub packing: Packing,
 }
 
 impl Default for WriterOptions {
@@ -39,6 +42,7 @@ impl Default for WriterOptions {
             quota: None,
             pieces_max: 1 << 20,
             reserve: None,
+            packing: Packing::default(),
         }
     }
 }
@@ -55,12 +59,18 @@ impl WriterOptions {
         self.reserve = Some(step);
         self
     }
+
+    /// With records stored as `packing` says.
+    pub fn with_packing(mut self, packing: Packing) -> Self {
+        self.packing = packing;
+        self
+    }
 }
 
 /// A log file that is being written, by appending.
 ///
 /// A change is one vectored write of a record's header and the borrowed payload, and so are many
-/// changes at once ([`append_batch`](Self::append_batch)); no payload is copied. Nothing is durable before [`sync`](Self::sync) or [`seal`](Self::seal). After a write or
+/// changes at once ([`append_batch`](Self::append_batch)); no payload is copied that is stored as it is. Nothing is durable before [`sync`](Self::sync) or [`seal`](Self::seal). After a write or
 /// force that failed, the log takes no more: what it holds can still be recovered.
 #[derive(Debug)]
 pub struct FileWriter {
@@ -79,7 +89,7 @@ impl FileWriter {
     /// Begins a log at `path`, replacing a file that is there.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::NoRandomness`] if it is to be encrypted.
     pub fn create(path: &Path, header: LogHeader, options: WriterOptions) -> Result<Self> {
         let mut open = OpenOptions::new();
         open.create(true).truncate(true);
@@ -89,7 +99,7 @@ impl FileWriter {
     /// Begins a log at `path`, where no file may be.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`create`](Self::create).
     pub fn create_new(path: &Path, header: LogHeader, options: WriterOptions) -> Result<Self> {
         let mut open = OpenOptions::new();
         open.create_new(true);
@@ -102,7 +112,7 @@ impl FileWriter {
         options: WriterOptions,
         open: &mut OpenOptions,
     ) -> Result<Self> {
-        let (encoder, bytes) = Encoder::new(header);
+        let (encoder, bytes) = Encoder::packed(header, &options.packing)?;
         let file = open
             .read(true)
             .write(true)
@@ -124,7 +134,7 @@ impl FileWriter {
     /// it again. For a log that nobody waits for: it makes each append slower.
     pub(crate) fn digesting(mut self) -> Self {
         debug_assert_eq!(self.records(), 0, "nothing was appended before");
-        self.digest = Some(Sha256::new_with_prefix(self.header().encode()));
+        self.digest = Some(Sha256::new_with_prefix(self.encoder.head().bytes));
         self
     }
 
@@ -219,8 +229,10 @@ impl FileWriter {
     ///
     /// # Errors
     /// As [`append`](Self::append) and [`resize`](Self::resize); [`Error::Damaged`] if it is a
-    /// barrier or a bookmark that makes no sense.
+    /// barrier or a bookmark that makes no sense; [`Error::WouldExpose`] if it comes from an encrypted
+    /// log and this one is not, unless plain text is allowed.
     pub fn append_record(&mut self, record: &Record) -> Result<Lsn> {
+        self.check_source(record.header.encrypted)?;
         let time = record.time();
         if let Some(change) = record.change() {
             return self.append(change, time);
@@ -234,15 +246,21 @@ impl FileWriter {
         self.bookmark(record.label()?.unwrap_or_default(), time)
     }
 
+    /// Refuses what comes from an encrypted log if it would be stored as plain text.
+    pub(crate) fn check_source(&self, encrypted: bool) -> Result<()> {
+        self.options.packing.check_source(encrypted)
+    }
+
     /// Refuses changes with `payloads` unless there is room for all of them.
     fn check_room(&mut self, payloads: impl IntoIterator<Item = u64>) -> Result<()> {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
         let (mut needs, mut changes) = (self.encoder.position(), 0);
+        let overhead = (RecordHeader::LEN + self.encoder.overhead()) as u64;
         for payload in payloads {
             let records = payload.div_ceil(PAYLOAD_MAX.get()).max(1);
-            needs = needs.saturating_add(payload + records * RecordHeader::LEN as u64);
+            needs = needs.saturating_add(payload + records * overhead);
             changes += 1;
         }
         if let Some(quota) = self.options.quota.filter(|quota| needs > quota.get()) {
@@ -317,6 +335,11 @@ impl FileWriter {
         self.encoder.newest_within(extent)
     }
 
+    /// How its records are stored.
+    pub fn form(&self) -> Form {
+        self.encoder.form()
+    }
+
     /// What it is of.
     pub fn header(&self) -> &LogHeader {
         self.encoder.header()
@@ -348,7 +371,7 @@ impl FileWriter {
         if self.poisoned {
             return Err(Error::Poisoned);
         }
-        let (header, end) = (*self.encoder.header(), self.encoder.position());
+        let (head, end) = (self.encoder.head().clone(), self.encoder.position());
         let content = match self.digest.take() {
             Some(digest) => ContentDigest::new(digest.finalize().into()),
             None => digest_of(&self.file, &self.path, end)?,
@@ -365,7 +388,8 @@ impl FileWriter {
             .map_err(io("cut"))?;
         self.file.sync_all().map_err(io("sync"))?;
         sync_folder(&self.path).map_err(io("sync the folder of"))?;
-        Ok(SealedLog::trusted(self.path, header, summary))
+        let keys = self.options.packing.keys().clone();
+        Ok(SealedLog::trusted(self.path, &head, keys, summary))
     }
 }
 
@@ -382,7 +406,7 @@ fn write_record(
     digest: &mut Option<Sha256>,
     record: &Encoded<'_>,
 ) -> io::Result<()> {
-    let mut slices = [IoSlice::new(&record.header), IoSlice::new(record.payload)];
+    let mut slices = [IoSlice::new(&record.header), IoSlice::new(&record.payload)];
     let used = if record.payload.is_empty() { 1 } else { 2 };
     let slices = slices.get_mut(..used).unwrap_or_default();
     update(digest, slices);
@@ -397,7 +421,7 @@ fn write_group(
 ) -> io::Result<()> {
     let slices = records
         .iter()
-        .flat_map(|record| [IoSlice::new(&record.header), IoSlice::new(record.payload)]);
+        .flat_map(|record| [IoSlice::new(&record.header), IoSlice::new(&record.payload)]);
     let mut slices: Vec<_> = slices.filter(|slice| !slice.is_empty()).collect();
     update(digest, &slices);
     write_slices(file, &mut slices)

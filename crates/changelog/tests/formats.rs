@@ -124,7 +124,14 @@ fn a_conversion_that_fails_leaves_no_file_and_replaces_none() {
     };
     let third = folder.path().join("3");
     let options_native = WriterOptions::default();
-    let error = to_native(&hrl, &third, smaller, options_native, ContentDigest::NONE).unwrap_err();
+    let error = to_native(
+        &hrl,
+        &third,
+        smaller,
+        options_native.clone(),
+        ContentDigest::NONE,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::OutOfRange { .. }));
     assert!(!third.exists());
 

@@ -10,37 +10,49 @@ use afterimage_block::{
     BlockWrite, Change, ContentDigest, Epoch, Extent, Length, Lsn, MemoryDisk, Offset, Timestamp,
 };
 use afterimage_changelog::{
-    Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Reader, RecordHeader, SealedLog, Tail,
-    WriterOptions, recover,
+    Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Packing, Reader, SealedLog, Tail,
+    WriterOptions, recover, recover_with,
 };
-use common::{SIZE, Step, contents_after, disk, mark, steps};
+use common::{SIZE, Step, contents_after, disk, keys, mark, packings, steps};
 use proptest::prelude::*;
 
 fn header() -> LogHeader {
     common::header(7, 7)
 }
 
-fn write(path: &Path, steps: &[Step]) -> FileWriter {
-    let log = common::write(path, header(), steps);
+fn write(path: &Path, steps: &[Step], packing: &Packing) -> FileWriter {
+    let log = common::write_as(path, header(), steps, packing);
     assert_eq!(log.records(), steps.len() as u64);
     log
 }
 
 fn sealed(steps: &[Step]) -> (tempfile::TempDir, SealedLog) {
+    sealed_as(steps, &Packing::default())
+}
+
+fn sealed_as(steps: &[Step], packing: &Packing) -> (tempfile::TempDir, SealedLog) {
     let folder = tempfile::tempdir().unwrap();
-    let log = write(&folder.path().join("log"), steps);
+    let log = write(&folder.path().join("log"), steps, packing);
     let sealed = log.seal(ContentDigest::new([5; 32])).unwrap();
+    assert_eq!(sealed.form(), packing.form());
     (folder, sealed)
+}
+
+/// Where each record of the log in `bytes` ends.
+fn ends(bytes: Vec<u8>) -> Vec<u64> {
+    let reader = Reader::with_keys(bytes.into(), &keys()).unwrap();
+    reader.map(|record| record.at + record.length()).collect()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn decoding_is_the_inverse_of_encoding(steps in steps()) {
-        let (_folder, log) = sealed(&steps);
+    fn decoding_is_the_inverse_of_encoding(steps in steps(), packing in packings()) {
+        let (_folder, log) = sealed_as(&steps, &packing);
         let bytes = std::fs::read(log.path()).unwrap();
-        let mut reader = Reader::new(bytes.into()).unwrap();
+        let mut reader = Reader::with_keys(bytes.into(), &keys()).unwrap();
+        prop_assert_eq!(reader.form(), packing.form());
         prop_assert_eq!(reader.header(), &header());
         for (number, step) in steps.iter().enumerate() {
             let record = reader.next().unwrap();
@@ -60,9 +72,9 @@ proptest! {
     }
 
     #[test]
-    fn applying_by_the_index_is_making_the_changes_in_order(steps in steps()) {
-        let (_folder, log) = sealed(&steps);
-        let proved = SealedLog::open(log.path()).unwrap();
+    fn applying_by_the_index_is_making_the_changes_in_order(steps in steps(), packing in packings()) {
+        let (_folder, log) = sealed_as(&steps, &packing);
+        let proved = SealedLog::open_with(log.path(), &keys()).unwrap();
         prop_assert_eq!(proved.summary(), log.summary());
         prop_assert_eq!(proved.summary().records, steps.len() as u64);
         prop_assert_eq!(proved.summary().predecessor, ContentDigest::new([5; 32]));
@@ -74,48 +86,43 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_leaves_exactly_the_whole_records_before_it(steps in steps(), cut in 0.0..1.0_f64) {
+    fn a_cut_leaves_exactly_the_whole_records_before_it(
+        steps in steps(), packing in packings(), cut in 0.0..1.0_f64,
+    ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let log = write(&path, &steps);
+        let log = write(&path, &steps, &packing);
         let length = log.length().get();
         drop(log);
+        let ends = ends(std::fs::read(&path).unwrap());
+        prop_assert_eq!(ends.last().copied().unwrap_or(LogHeader::LEN as u64), length);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss,
             clippy::cast_precision_loss, reason = "any cut will do")]
         let cut = LogHeader::LEN as u64 + ((length - 128) as f64 * cut) as u64;
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(cut).unwrap();
-        let mut position = LogHeader::LEN as u64;
-        let mut expected = 0;
-        for step in &steps {
-            let payload = match step {
-                Step::Write(_, data) => data.len(),
-                Step::Bookmark(label) => label.len(),
-                Step::Barrier(label) => 24 + label.len(),
-                _ => 0,
-            };
-            position += (RecordHeader::LEN + payload) as u64;
-            expected += u64::from(position <= cut);
-        }
+        let expected = ends.iter().filter(|end| **end <= cut).count();
         let mut changes = Vec::new();
-        let recovered = recover(&path, |record| {
+        let recovered = recover_with(&path, &keys(), |record| {
             changes.push(record.clone());
             Ok(())
         }).unwrap();
-        prop_assert_eq!(recovered.records, expected);
+        prop_assert_eq!(recovered.records, expected as u64);
         for (record, step) in changes.iter().zip(&steps) {
             prop_assert_eq!(record.change(), step.change());
         }
-        prop_assert!(matches!(SealedLog::open(&path), Err(Error::NotSealed)));
+        prop_assert!(matches!(SealedLog::open_with(&path, &keys()), Err(Error::NotSealed)));
     }
 
     #[test]
-    fn any_flipped_bit_of_a_sealed_log_is_found(steps in steps(), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
-        let (_folder, log) = sealed(&steps);
+    fn any_flipped_bit_of_a_sealed_log_is_found(
+        steps in steps(), packing in packings(), at in any::<prop::sample::Index>(), bit in 0..8_u8,
+    ) {
+        let (_folder, log) = sealed_as(&steps, &packing);
         let mut bytes = std::fs::read(log.path()).unwrap();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         std::fs::write(log.path(), &bytes).unwrap();
-        let result = SealedLog::open(log.path());
+        let result = SealedLog::open_with(log.path(), &keys());
         prop_assert!(result.is_err(), "byte {} of {}", at, bytes.len());
     }
 
@@ -302,7 +309,7 @@ fn newer_versions_are_refused_as_such() {
         Err(Error::NewerVersion { found: 2 })
     ));
     bytes[8] = 1;
-    bytes[12] = 1;
+    bytes[12] = 4;
     let checksum = crc32fast_of(&bytes[..124]);
     bytes[124..].copy_from_slice(&checksum.to_le_bytes());
     assert!(matches!(

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use afterimage_block::{Change, ContentDigest, Extent, Length, Offset, Timestamp};
 use afterimage_changelog::{
-    DiskStates, Encoder, Error, FileWriter, IndexedLog, LogHeader, Piece, Provenance, ReadAt,
+    DiskStates, Encoder, Error, FileWriter, IndexedLog, Keys, LogHeader, Piece, Provenance, ReadAt,
     RecordHeader, SealedLog, StateDigest, WriterOptions,
 };
 use common::{SIZE, extents, header, steps};
@@ -78,7 +78,7 @@ proptest! {
             let disk = common::disk();
             log.apply(&disk).unwrap();
             let index = log.index().unwrap();
-            let indexed = IndexedLog::open(log.path()).unwrap();
+            let indexed = IndexedLog::open(log.path(), &Keys::none()).unwrap();
             prop_assert_eq!(indexed.summary(), log.summary());
             prop_assert_eq!(indexed.header(), log.header());
             for extent in wanted.iter().copied().chain([extent(0, SIZE)]) {
@@ -107,7 +107,7 @@ proptest! {
         bytes[at] ^= 1 << bit;
         std::fs::write(log.path(), &bytes).unwrap();
         prop_assert!(SealedLog::open(log.path()).is_err());
-        let found = IndexedLog::open(log.path()).and_then(|log| log.lookup(extent(0, SIZE)));
+        let found = IndexedLog::open(log.path(), &Keys::none()).and_then(|log| log.lookup(extent(0, SIZE)));
         prop_assert!(found.is_err(), "byte {} of {}", at, bytes.len());
     }
 }
@@ -149,7 +149,7 @@ fn a_long_index_without_pages_is_read() {
     std::fs::write(log.path(), old).unwrap();
     let old = SealedLog::open(log.path()).unwrap();
     assert_eq!(old.index().unwrap().pieces(), 1000);
-    let indexed = IndexedLog::open(old.path()).unwrap();
+    let indexed = IndexedLog::open(old.path(), &Keys::none()).unwrap();
     assert_eq!(indexed.lookup(extent(64 * 500, 64)).unwrap().len(), 1);
 }
 
@@ -163,7 +163,8 @@ fn footers_that_contradict_themselves_are_refused() {
         std::fs::write(log.path(), resealed(&bytes, change, proved)).unwrap();
         let damaged = |error: Error| assert!(matches!(error.cause(), Error::Damaged { .. }));
         damaged(SealedLog::open(log.path()).unwrap_err());
-        let found = IndexedLog::open(log.path()).and_then(|log| log.lookup(extent(0, SIZE)));
+        let found =
+            IndexedLog::open(log.path(), &Keys::none()).and_then(|log| log.lookup(extent(0, SIZE)));
         damaged(found.unwrap_err());
     };
     let fences = Some(128 + 2 * 16);
@@ -298,7 +299,7 @@ fn one_extent_of_a_gibibyte_is_found_by_reading_less_than_64_kib() {
     let mut most = 0;
     for place in [0, 1, 255, 256, 131_071, 200_000, RECORDS - 1] {
         large.read.set(0);
-        let log = IndexedLog::over(&large, Path::new("large")).unwrap();
+        let log = IndexedLog::over(&large, Path::new("large"), &Keys::none()).unwrap();
         let wanted = extent(place * 8192 + 100, 512);
         let found = log.lookup(wanted).unwrap();
         assert_eq!(found.len(), 1, "{place}");

@@ -103,7 +103,7 @@ fn logs_follow_and_merge_up_to_a_resize() {
     assert!(same.check_follows(&last).is_err());
 
     let options = WriterOptions::default();
-    let merged = merge(&last, &[], &folder.path().join("6"), options).unwrap();
+    let merged = merge(&last, &[], &folder.path().join("6"), options.clone()).unwrap();
     let merged = SealedLog::open(merged.path()).unwrap();
     assert_eq!(merged.summary().resized, Some(LARGER));
     let disk = MemoryDisk::new(Length::new(SIZE));

@@ -7,7 +7,7 @@ mod common;
 
 use afterimage_block::{Change, ContentDigest, Extent, Length, Offset, Timestamp};
 use afterimage_changelog::{Encoder, LogHeader, Reader, SealedLog};
-use common::{SIZE, header};
+use common::{SIZE, all_packings, header, keys};
 use sha2::{Digest, Sha256};
 
 /// What a medium writes as a whole, unless it tears.
@@ -81,7 +81,7 @@ impl Medium {
     }
 }
 
-/// Writes a log of random changes; what each record is, in order, and what of them was forced.
+/// Writes a log of random changes, stored in any way; what each record is, in order, and what of them was forced.
 struct History {
     medium: Medium,
     encoder: Encoder,
@@ -91,7 +91,9 @@ struct History {
 
 impl History {
     fn write(random: &mut Random, header: LogHeader, old: Vec<u8>) -> Self {
-        let (encoder, head) = Encoder::new(header);
+        let packings = all_packings();
+        let packing = &packings[random.below(packings.len())];
+        let (encoder, head) = Encoder::packed(header, packing).unwrap();
         let medium = Medium {
             durable: old,
             volatile: Vec::new(),
@@ -130,15 +132,19 @@ impl History {
         };
         for record in self.encoder.change(change, Timestamp::default()).unwrap() {
             self.medium.append(&record.header);
-            self.medium.append(record.payload);
-            self.records
-                .push((change.extent(), record.payload.to_vec()));
+            self.medium.append(&record.payload);
         }
+        let extent = change.extent();
+        let written = match change {
+            Change::Write { .. } => data,
+            _ => Vec::new(),
+        };
+        self.records.push((extent, written));
     }
 
     /// The law: what was forced is read, and what is read was written.
     fn check(&self, seed: u64) {
-        let reader = match Reader::new(self.medium.durable.clone().into()) {
+        let reader = match Reader::with_keys(self.medium.durable.clone().into(), &keys()) {
             Ok(reader) if *reader.header() == header(1, 1) => reader,
             _ => return assert_eq!(self.forced, None, "seed {seed}: the header is lost"),
         };
@@ -219,7 +225,7 @@ fn a_loss_of_power_while_sealing_leaves_a_whole_log_or_none() {
         history.medium.lose_power(&mut random);
         history.check(seed);
         std::fs::write(&path, &history.medium.durable).unwrap();
-        match SealedLog::open(&path) {
+        match SealedLog::open_with(&path, &keys()) {
             Ok(log) => {
                 assert_eq!(log.summary().records, written, "seed {seed}");
                 assert_eq!(log.summary().content, content, "seed {seed}");

@@ -140,7 +140,7 @@ impl Writer {
     /// is published.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the log is of another disk or size, [`Error::Log`], [`Error::Store`].
+    /// [`Error::Refused`] if the log is of another disk or size, compressed or encrypted, [`Error::Log`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
         self.replica.store.check_reachable().await?;
         let manifest = self.replica.existing().await?;
@@ -151,6 +151,11 @@ impl Writer {
             let reason =
                 format!("the log is of disk {disk} with {size} bytes, not of this replica");
             return Err(Error::Refused(reason));
+        }
+        if !log.form().is_plain() {
+            let reason =
+                "the log is compressed or encrypted, which recovery points cannot be read of";
+            return Err(Error::Refused(reason.into()));
         }
         let objects = self.objects(&manifest, disk)?;
         let path = objects.layout.log(header.last, self.fence.epoch);

@@ -13,7 +13,7 @@ use afterimage_block::{
     BlockRead, BlockWrite, Change, ContentDigest, DiskId, Epoch, Extent, Length, MachineId,
     MemoryDisk, Offset, Sequence, SessionId, Timestamp,
 };
-use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
+use afterimage_changelog::{FileWriter, LogHeader, Packing, SealedLog, WriterOptions, to_native};
 use afterimage_store::{
     BaseProgress, Claim, Consistency, Error, LogEntry, PointSelector, Publication, RecoveryPoint,
     Replica, ReplicaDisk, Store, Transition, Writer, block_digest,
@@ -499,6 +499,23 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::OtherFormat { found: 9 }), "{error}");
+}
+
+/// Recovery points are read of the records as they stand in the log.
+#[tokio::test]
+async fn a_compressed_log_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    let log = primary.generation(2);
+    let packing = Packing::default().with_compression();
+    let options = WriterOptions::default().with_packing(packing);
+    let path = primary.folder.path().join("compressed");
+    let log = to_native(&log, &path, *log.header(), options, ContentDigest::NONE).unwrap();
+    let error = writer.put_log(0, &log).await.unwrap_err();
+    assert!(matches!(error, Error::Refused(_)), "{error}");
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub struct HrlOptions {
     pub data_checksums: bool,
     /// The longest the file may grow before it is closed. Default none.
     pub quota: Option<Length>,
+    /// Whether what comes from an encrypted log may be written, which is plain text then. Default no.
+    pub plaintext: bool,
 }
 
 impl HrlOptions {
@@ -43,6 +45,7 @@ impl HrlOptions {
             creator_version: 0x0001_0000,
             data_checksums: true,
             quota: None,
+            plaintext: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl HrlOptions {
     /// With a quota.
     pub fn with_quota(mut self, quota: Length) -> Self {
         self.quota = Some(quota);
+        self
+    }
+
+    /// Lets what comes from an encrypted log be written as plain text.
+    pub fn allowing_plaintext(mut self) -> Self {
+        self.plaintext = true;
         self
     }
 

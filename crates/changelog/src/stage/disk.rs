@@ -29,6 +29,10 @@ pub struct StagedDisk<'d> {
 
 impl<'d> StagedDisk<'d> {
     pub(super) fn over(disk: &'d dyn BlockWrite, log: FileWriter) -> Result<Self> {
+        if !log.form().is_plain() {
+            // What is staged is read back as it stands.
+            return Err(Error::NotPlain.in_file(log.path()));
+        }
         let file = File::open(log.path());
         let file = file.map_err(|source| io_error("open", log.path(), 0, source))?;
         Ok(Self {

@@ -21,7 +21,8 @@ use crate::fetch::RecordFile;
 use crate::file::LogFile;
 use crate::writer::{io_error, sync_folder};
 use crate::{
-    Applied, Error, FileWriter, LogHeader, Result, SealedLog, WriterOptions, record_undo, recover,
+    Applied, Error, FileWriter, Keys, LogHeader, Result, SealedLog, WriterOptions, record_undo,
+    recover,
 };
 
 pub use disk::StagedDisk;
@@ -106,7 +107,9 @@ impl Stage {
         match found(SealedLog::open(&path)) {
             Ok(Some(log)) => Ok(Staged::Decided(log)),
             Ok(None) => Ok(Staged::Nothing),
-            Err(Error::NotSealed) => Ok(Staged::Open(*RecordFile::open(&path)?.header())),
+            Err(Error::NotSealed) => Ok(Staged::Open(
+                *RecordFile::open(&path, &Keys::none())?.header(),
+            )),
             Err(error) => Err(error.in_file(&path)),
         }
     }
@@ -147,7 +150,7 @@ impl Stage {
         options: WriterOptions,
     ) -> Result<StagedDisk<'d>> {
         let path = self.log();
-        let header = *RecordFile::open(&path)?.header();
+        let header = *RecordFile::open(&path, &Keys::none())?.header();
         check_size(&header, disk)?;
         let mut log = FileWriter::create(&self.folder.join("staged.new"), header, options)?;
         recover(&path, |record| log.append_record(record).map(drop))?;

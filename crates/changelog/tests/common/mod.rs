@@ -15,7 +15,8 @@ use afterimage_block::{
     Change, ContentDigest, DiskId, Epoch, Extent, Length, MemoryDisk, Offset, Sequence, Timestamp,
 };
 use afterimage_changelog::{
-    BarrierMark, Consistency, FileWriter, GroupId, LogHeader, SealedLog, WriterOptions,
+    BarrierMark, Consistency, FileWriter, GroupId, Keys, LogHeader, Packing, SealedLog,
+    WriterOptions,
 };
 use proptest::prelude::*;
 
@@ -80,6 +81,40 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..12)
 }
 
+/// The keys of the test.
+#[cfg(feature = "aead")]
+pub(crate) fn keys() -> Keys {
+    Keys::from(key())
+}
+
+#[cfg(feature = "aead")]
+pub(crate) fn key() -> afterimage_changelog::Key {
+    afterimage_changelog::Key::new(b"the key of the test, 32 bytes it")
+}
+
+#[cfg(not(feature = "aead"))]
+pub(crate) fn keys() -> Keys {
+    Keys::none()
+}
+
+/// The ways to store records that this build knows.
+pub(crate) fn all_packings() -> Vec<Packing> {
+    let packings = vec![Packing::default()];
+    #[cfg(feature = "lz4")]
+    let packings = [packings, vec![Packing::default().with_compression()]].concat();
+    #[cfg(feature = "aead")]
+    let packings = {
+        let encrypted = packings.iter().cloned().map(|p| p.with_key(key()));
+        [encrypted.collect(), packings].concat()
+    };
+    packings
+}
+
+/// Any way to store records.
+pub(crate) fn packings() -> impl Strategy<Value = Packing> {
+    prop::sample::select(all_packings())
+}
+
 /// The disk of the test before any change.
 pub(crate) fn disk() -> MemoryDisk {
     let bytes: Vec<u8> = (0..usize::try_from(SIZE).unwrap())
@@ -107,7 +142,18 @@ pub(crate) fn mark(label: &str) -> BarrierMark<'_> {
 
 /// Writes a log; the n-th record at n nanoseconds.
 pub(crate) fn write(path: &Path, header: LogHeader, steps: &[Step]) -> FileWriter {
-    let mut log = FileWriter::create(path, header, WriterOptions::default()).unwrap();
+    write_as(path, header, steps, &Packing::default())
+}
+
+/// As [`write`], stored in this way.
+pub(crate) fn write_as(
+    path: &Path,
+    header: LogHeader,
+    steps: &[Step],
+    packing: &Packing,
+) -> FileWriter {
+    let options = WriterOptions::default().with_packing(packing.clone());
+    let mut log = FileWriter::create(path, header, options).unwrap();
     for (number, step) in steps.iter().enumerate() {
         let time = Timestamp::from_nanos(number as u64);
         match step {
