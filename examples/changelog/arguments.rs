@@ -12,6 +12,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Parser)]
 #[command(name = "changelog")]
 pub(super) struct Arguments {
+    /// A file with a key: 32 bytes, or 64 hexadecimal digits. Once for each key that a log needs; every
+    /// native log that is made is encrypted with the first. A file that others can read is refused.
+    #[arg(long = "key-file", global = true, value_name = "FILE")]
+    pub(super) keys: Vec<PathBuf>,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -80,6 +84,9 @@ pub(super) enum Command {
         /// Say in the log which states of the disk it leads from and to. Reads all of the disk.
         #[arg(long)]
         states: bool,
+        /// Compress what is written.
+        #[arg(long)]
+        compress: bool,
     },
 }
 
@@ -90,6 +97,12 @@ pub(super) struct Convert {
     pub(super) to: Format,
     #[arg(long)]
     pub(super) out: PathBuf,
+    /// Compress what is written, in the native format.
+    #[arg(long)]
+    pub(super) compress: bool,
+    /// Do not encrypt, even if the log that is read is encrypted.
+    #[arg(long)]
+    pub(super) plaintext: bool,
     /// The disk that an HRL is of, which it does not say; a new identity by default.
     #[arg(long)]
     pub(super) disk: Option<DiskId>,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use afterimage_block::Doubt;
 use afterimage_changelog::{
-    AnyLog, ChangeLog, DiskStates, Error, HrlHeader, HrlLog, Kind, LogHeader, Tail, open_log,
-    recover, salvage,
+    AnyLog, ChangeLog, DiskStates, Error, Form, HrlHeader, HrlLog, Keys, Kind, LogHeader, Tail,
+    open_log_with, recover_with, salvage_with,
 };
 use anyhow::Result;
 
@@ -19,7 +19,7 @@ type Take<'a> = &'a mut dyn FnMut(Line<'_>) -> afterimage_changelog::Result<()>;
 
 /// What a log says of itself.
 pub(super) enum Head {
-    Native(LogHeader, DiskStates),
+    Native(LogHeader, Form, DiskStates),
     Hrl(HrlHeader),
 }
 
@@ -40,8 +40,20 @@ pub(super) struct Inspected {
     pub(super) totals: Totals,
 }
 
+impl Inspected {
+    /// Whether it says that it may be.
+    pub(super) fn is_compressed(&self) -> bool {
+        matches!(&self.head, Head::Native(_, form, _) if form.compressed)
+    }
+}
+
 /// Shows the log at `path`: its records as they are read, then what it comes to.
-pub(super) fn inspect(path: &Path, json: bool, records: bool, out: &mut dyn Write) -> Result<Exit> {
+pub(super) fn inspect(
+    path: &Path,
+    keys: &Keys,
+    (json, records): (bool, bool),
+    out: &mut dyn Write,
+) -> Result<Exit> {
     let mut totals = Totals::default();
     let mut failed = Ok(());
     let mut take = |line: Line<'_>| {
@@ -51,9 +63,9 @@ pub(super) fn inspect(path: &Path, json: bool, records: bool, out: &mut dyn Writ
         }
         Ok(())
     };
-    let (head, state) = match open_log(path) {
+    let (head, state) = match open_log_with(path, keys) {
         Ok(log) => (read(&log, &mut take)?, State::Sound),
-        Err(error) => damaged(path, error, &mut take)?,
+        Err(error) => damaged(path, keys, error, &mut take)?,
     };
     failed?;
     let exit = match &state {
@@ -78,7 +90,7 @@ fn read(log: &AnyLog, take: Take<'_>) -> Result<Head> {
     match log {
         AnyLog::Native(log) => {
             log.records(|record| take(Line::of(record)))?;
-            Ok(Head::Native(*log.header(), log.states()))
+            Ok(Head::Native(*log.header(), log.form(), log.states()))
         }
         AnyLog::Hrl(log) => {
             read_hrl(log, take)?;
@@ -89,24 +101,24 @@ fn read(log: &AnyLog, take: Take<'_>) -> Result<Head> {
 }
 
 /// What can still be read of a log that `error` kept from being opened.
-fn damaged(path: &Path, error: Error, take: Take<'_>) -> Result<(Head, State)> {
+fn damaged(path: &Path, keys: &Keys, error: Error, take: Take<'_>) -> Result<(Head, State)> {
     let why = error.cause().to_string();
     if matches!(error.cause(), Error::NotSealed)
-        && let Ok(open) = recover(path, |_| Ok(()))
+        && let Ok(open) = recover_with(path, keys, |_| Ok(()))
         && open.tail == Tail::Whole
     {
-        recover(path, |record| take(Line::of(record)))?;
-        let states = DiskStates::default();
-        return Ok((Head::Native(open.header, states), State::Open));
+        recover_with(path, keys, |record| take(Line::of(record)))?;
+        let head = Head::Native(open.header, open.form, DiskStates::default());
+        return Ok((head, State::Open));
     }
     let error = anyhow::Error::from(error);
     if exit_of(&error) == Exit::Usage {
         return Err(error);
     }
-    if let Ok(salvaged) = salvage(path, |record| take(Line::of(record))) {
+    if let Ok(salvaged) = salvage_with(path, keys, |record| take(Line::of(record))) {
         let unknown = salvaged.unknown;
         // What was salvaged leads to no state that a log could name.
-        let head = Head::Native(salvaged.header, DiskStates::default());
+        let head = Head::Native(salvaged.header, salvaged.form, DiskStates::default());
         return Ok((head, State::Damaged { why, unknown }));
     }
     // Nothing to show of a file whose header is lost but why.
@@ -126,6 +138,8 @@ fn read_hrl(log: &HrlLog, take: Take<'_>) -> Result<()> {
             time: record.entry.time.into(),
             kind: Kind::Write,
             extent: record.entry.extent(),
+            held: record.entry.length.into(),
+            stored: record.entry.length.into(),
             label: None,
         })?;
         number += 1;

@@ -8,14 +8,14 @@ use afterimage_block::{
     Sequence, Timestamp,
 };
 use afterimage_changelog::{
-    AnyLog, ChangeLog, Error, FileWriter, HrlId, HrlLog, HrlOptions, LogHeader, SealedLog,
-    WriterOptions, apply_with_undo, merge_hrl, open_log, salvage as salvage_native, to_hrl,
-    to_native,
+    AnyLog, ChangeLog, Error, FileWriter, HrlId, HrlLog, HrlOptions, LogHeader, Salvaged,
+    SealedLog, apply_with_undo, merge_hrl, open_log_with, salvage_with, to_hrl, to_native,
 };
 use anyhow::{Result, bail};
 
 use super::Exit;
 use super::arguments::{Convert, Format};
+use super::keys::{KeyRing, plaintext};
 use super::show::doubt;
 use super::states::{check_produced, state_of};
 
@@ -29,9 +29,10 @@ pub(super) fn apply(
     to: &Path,
     undo: Option<&Path>,
     check: bool,
+    keys: &KeyRing,
     out: &mut dyn Write,
 ) -> Result<Exit> {
-    let opened = open_all(files)?;
+    let opened = open_all(files, keys)?;
     let logs: Vec<_> = opened.iter().map(|log| log as &dyn ChangeLog).collect();
     let disk = RawDisk::open(to, Access::ReadWrite)?;
     for log in &logs {
@@ -43,7 +44,7 @@ pub(super) fn apply(
     }
     let applied = match undo {
         Some(undo) => {
-            let options = WriterOptions::default();
+            let options = keys.options_like(logs.iter().map(|log| log.form()));
             let undo = FileWriter::create_new(undo, undo_header(&opened, disk.size()), options)?;
             apply_with_undo(&logs, &disk, undo)?.applied
         }
@@ -65,10 +66,10 @@ pub(super) fn apply(
 }
 
 /// Proves logs, and that each follows the one before it as far as their formats say.
-fn open_all(files: &[PathBuf]) -> Result<Vec<AnyLog>> {
+fn open_all(files: &[PathBuf], keys: &KeyRing) -> Result<Vec<AnyLog>> {
     let logs: Vec<_> = files
         .iter()
-        .map(|path| open_log(path))
+        .map(|path| open_log_with(path, keys.all()))
         .collect::<Result<_, _>>()?;
     for pair in logs.windows(2) {
         match pair {
@@ -105,8 +106,13 @@ pub(super) fn new_header(disk: DiskId, disk_size: Length) -> LogHeader {
 }
 
 /// Merges logs of one format.
-pub(super) fn merge(files: &[PathBuf], to: &Path, out: &mut dyn Write) -> Result<Exit> {
-    let logs = open_all(files)?;
+pub(super) fn merge(
+    files: &[PathBuf],
+    to: &Path,
+    keys: &KeyRing,
+    out: &mut dyn Write,
+) -> Result<Exit> {
+    let logs = open_all(files, keys)?;
     let native = logs.iter().map(|log| match log {
         AnyLog::Native(log) => Some(log.clone()),
         _ => None,
@@ -120,7 +126,7 @@ pub(super) fn merge(files: &[PathBuf], to: &Path, out: &mut dyn Write) -> Result
     let hrl: Option<Vec<HrlLog>> = hrl.collect();
     let records = match (native.as_deref(), hrl.as_deref()) {
         (Some([first, rest @ ..]), _) => {
-            let options = WriterOptions::default();
+            let options = keys.options_like(logs.iter().map(ChangeLog::form));
             let merged = afterimage_changelog::merge(first, rest, to, options)?;
             merged.summary().records
         }
@@ -136,18 +142,24 @@ pub(super) fn made(out: &mut dyn Write, path: &Path, records: u64) -> Result<Exi
 }
 
 /// Writes a log in a format.
-pub(super) fn convert(convert: &Convert, out: &mut dyn Write) -> Result<Exit> {
-    let log = open_log(&convert.file)?;
+pub(super) fn convert(convert: &Convert, keys: &KeyRing, out: &mut dyn Write) -> Result<Exit> {
+    let log = open_log_with(&convert.file, keys.all())?;
     let records = match convert.to {
         Format::Hrl => {
-            let options = HrlOptions::new(HrlId::random(), now());
+            let mut options = HrlOptions::new(HrlId::random(), now());
+            options.plaintext = convert.plaintext;
             to_hrl(&log, &convert.out, &options, now())?
                 .summary()
                 .entries
         }
         Format::Native => {
             let header = native_header(&log, convert)?;
-            let options = WriterOptions::default();
+            let compress = convert.compress || log.form().compressed;
+            let options = if convert.plaintext {
+                plaintext(compress)
+            } else {
+                keys.options(compress)
+            };
             let predecessor = match &log {
                 AnyLog::Native(log) => log.summary().predecessor,
                 _ => ContentDigest::NONE,
@@ -179,10 +191,10 @@ fn whole_sectors(extents: &[Extent]) -> Length {
 }
 
 /// Makes a log of what `file` still proves.
-pub(super) fn salvage(file: &Path, to: &Path, out: &mut dyn Write) -> Result<Exit> {
-    let (records, unknown) = match salvage_native(file, |_| Ok(())) {
+pub(super) fn salvage(file: &Path, to: &Path, keys: &KeyRing, out: &mut dyn Write) -> Result<Exit> {
+    let (records, unknown) = match salvage_with(file, keys.all(), |_| Ok(())) {
         Ok(found) => {
-            let log = salvage_to(file, found.header, to)?;
+            let log = salvage_to(file, &found, to, keys)?;
             (log.summary().records, found.unknown)
         }
         Err(error @ Error::Io { .. }) => return Err(error.into()),
@@ -208,8 +220,11 @@ pub(super) fn salvage(file: &Path, to: &Path, out: &mut dyn Write) -> Result<Exi
 }
 
 /// Writes every record of `file` that proves itself to a log at `to`.
-fn salvage_to(file: &Path, header: LogHeader, to: &Path) -> Result<SealedLog> {
-    let mut log = FileWriter::create_new(to, header, WriterOptions::default())?;
-    salvage_native(file, |record| log.append_record(record).map(drop))?;
+fn salvage_to(file: &Path, found: &Salvaged, to: &Path, keys: &KeyRing) -> Result<SealedLog> {
+    let options = keys.options_like([found.form]);
+    let mut log = FileWriter::create_new(to, found.header, options)?;
+    salvage_with(file, keys.all(), |record| {
+        log.append_record(record).map(drop)
+    })?;
     Ok(log.seal(ContentDigest::NONE)?)
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod inspect;
+mod keys;
 mod make;
 mod show;
 mod states;
@@ -13,11 +14,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use afterimage_changelog::{ChangeLog, Error, open_log};
+use afterimage_changelog::{ChangeLog, Error, Keys, open_log_with};
 use anyhow::Result;
 use clap::Parser;
 
 use arguments::{Arguments, Command};
+use keys::KeyRing;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub fn run(
     errors: &mut dyn Write,
 ) -> Exit {
     let done = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => execute(arguments.command, out),
+        Ok(arguments) => execute(arguments, out),
         Err(help) if !help.use_stderr() => write!(out, "{help}")
             .map(|()| Exit::Good)
             .map_err(Into::into),
@@ -59,29 +61,31 @@ pub fn run(
     })
 }
 
-fn execute(command: Command, out: &mut dyn Write) -> Result<Exit> {
-    match command {
+fn execute(arguments: Arguments, out: &mut dyn Write) -> Result<Exit> {
+    let keys = KeyRing::read(&arguments.keys)?;
+    match arguments.command {
         Command::Inspect {
             file,
             json,
             records,
-        } => inspect::inspect(&file, json, records, out),
-        Command::Verify { files } => verify(&files, out),
+        } => inspect::inspect(&file, keys.all(), (json, records), out),
+        Command::Verify { files } => verify(&files, keys.all(), out),
         Command::Apply {
             files,
             to,
             undo,
             check,
-        } => make::apply(&files, &to, undo.as_deref(), check, out),
-        Command::Merge { files, out: to } => make::merge(&files, &to, out),
-        Command::Convert(convert) => make::convert(&convert, out),
-        Command::Salvage { file, out: to } => make::salvage(&file, &to, out),
+        } => make::apply(&files, &to, undo.as_deref(), check, &keys, out),
+        Command::Merge { files, out: to } => make::merge(&files, &to, &keys, out),
+        Command::Convert(convert) => make::convert(&convert, &keys, out),
+        Command::Salvage { file, out: to } => make::salvage(&file, &to, &keys, out),
         Command::Record {
             disk,
             from,
             out: to,
             states,
-        } => trace::record(&disk, &from, to, states, out),
+            compress,
+        } => trace::record(&disk, &from, to, states, keys.options(compress), out),
     }
 }
 
@@ -102,10 +106,10 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 }
 
 /// Proves all of them, and says of each whether it is sound.
-fn verify(files: &[PathBuf], out: &mut dyn Write) -> Result<Exit> {
+fn verify(files: &[PathBuf], keys: &Keys, out: &mut dyn Write) -> Result<Exit> {
     let mut exit = Exit::Good;
     for path in files {
-        match open_log(path) {
+        match open_log_with(path, keys) {
             Ok(log) => writeln!(out, "{}: sound", log.path().display())?,
             Err(error) => {
                 let error = anyhow::Error::from(error);

@@ -5,7 +5,7 @@ use std::io::{Result, Write};
 use std::path::Path;
 
 use afterimage_block::{Doubt, Extent, Timestamp};
-use afterimage_changelog::{HrlTime, Kind, Record};
+use afterimage_changelog::{Form, HrlTime, Kind, Record};
 use serde_json::{Value, json};
 
 use super::inspect::{Head, Inspected, State};
@@ -19,6 +19,9 @@ pub(super) struct Line<'a> {
     pub(super) time: Timestamp,
     pub(super) kind: Kind,
     pub(super) extent: Option<Extent>,
+    /// How many bytes it holds, and how many of the file it takes for them.
+    pub(super) held: u64,
+    pub(super) stored: u64,
     pub(super) label: Option<Cow<'a, str>>,
 }
 
@@ -31,6 +34,8 @@ impl<'a> Line<'a> {
             time: record.time(),
             kind: record.header.kind,
             extent: record.header.extent,
+            held: record.payload.len() as u64,
+            stored: record.header.payload.get(),
             label: label_of(record),
         }
     }
@@ -115,6 +120,10 @@ pub(super) fn text(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
         let (first, end) = (reach.start().get(), reach.end().get());
         row("reach", format!("byte {first} to {end}"))?;
     }
+    if log.is_compressed() {
+        let ratio = totals.compression_ratio();
+        row("compression", format!("{ratio:.2} to 1"))?;
+    }
     let ratio = totals.overwrite_ratio();
     row("overwrite ratio", format!("{ratio:.2}"))?;
     if let Some((oldest, newest)) = totals.span {
@@ -147,6 +156,7 @@ pub(super) fn json(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
         "distinct_bytes": totals.extents.total().get(),
         "extents": totals.extents.runs(),
         "overwrite_ratio": totals.overwrite_ratio(),
+        "compression_ratio": log.is_compressed().then(|| totals.compression_ratio()),
         "oldest": span.map(|(oldest, _)| shown_time(oldest)),
         "newest": span.map(|(_, newest)| shown_time(newest)),
     });
@@ -156,9 +166,10 @@ pub(super) fn json(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
 /// The fields of a header, by their names.
 fn head(head: &Head) -> Vec<(&'static str, String)> {
     match head {
-        Head::Native(header, states) => {
+        Head::Native(header, form, states) => {
             let mut fields = vec![
                 ("format", "native, version 1".into()),
+                ("stored", stored(*form)),
                 ("disk", header.disk.to_string()),
                 ("disk size", header.disk_size.to_string()),
                 ("epoch", header.epoch.to_string()),
@@ -192,6 +203,19 @@ fn head(head: &Head) -> Vec<(&'static str, String)> {
             ("entries", header.entries.to_string()),
             ("metadata size", header.metadata_size.to_string()),
         ],
+    }
+}
+
+/// How the records of a native log are stored.
+fn stored(form: Form) -> String {
+    let compressed = if form.compressed {
+        "compressed"
+    } else {
+        "plain"
+    };
+    match form.key {
+        Some(key) => format!("{compressed}, encrypted with key {key}"),
+        None => compressed.into(),
     }
 }
 

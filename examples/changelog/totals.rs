@@ -15,6 +15,9 @@ pub(super) struct Totals {
     pub(super) marks: u64,
     /// The bytes of all changes, those changed twice counted twice.
     pub(super) changed: Length,
+    /// The bytes that the records hold, and those of the file that they take for them.
+    pub(super) held: u64,
+    pub(super) stored: u64,
     /// What is changed at all.
     pub(super) extents: ExtentSet,
     /// The times of the oldest and the newest record.
@@ -30,6 +33,8 @@ impl Totals {
             Kind::Bookmark | Kind::Barrier | Kind::Resize => self.marks += 1,
         }
         self.extents.extend(line.extent);
+        self.held = self.held.saturating_add(line.held);
+        self.stored = self.stored.saturating_add(line.stored);
         let length = line.extent.map_or(Length::ZERO, Extent::length);
         self.changed = self.changed.saturating_add(length);
         let (oldest, newest) = self.span.unwrap_or((line.time, line.time));
@@ -38,6 +43,15 @@ impl Totals {
 
     pub(super) fn records(&self) -> u64 {
         self.writes + self.zeroed + self.discarded + self.marks
+    }
+
+    /// How many bytes one that is stored stands for, on the average.
+    #[expect(clippy::cast_precision_loss, reason = "shown with two decimals")]
+    pub(super) fn compression_ratio(&self) -> f64 {
+        match self.stored {
+            0 => 1.0,
+            stored => self.held as f64 / stored as f64,
+        }
     }
 
     /// How often a byte that is changed was changed, on the average.

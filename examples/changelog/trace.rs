@@ -23,6 +23,7 @@ pub(super) fn record(
     from: &Path,
     to: Option<PathBuf>,
     states: bool,
+    options: WriterOptions,
     out: &mut dyn Write,
 ) -> Result<Exit> {
     let to = to.unwrap_or_else(|| {
@@ -35,7 +36,7 @@ pub(super) fn record(
     let state = || states.then(|| state_of(&disk)).transpose();
     let before = state()?;
     let header = new_header(DiskId::random(), disk.size());
-    let mut log = FileWriter::create_new(&to, header, WriterOptions::default())?;
+    let mut log = FileWriter::create_new(&to, header, options)?;
     for (number, line) in BufReader::new(trace).lines().enumerate() {
         let place = || format!("line {} of `{}`", number + 1, from.display());
         let step = Step::parse(&line?).with_context(place)?;

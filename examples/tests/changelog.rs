@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use examples::changelog::{Exit, run};
@@ -247,4 +248,83 @@ fn what_cannot_be_done_changes_nothing() {
     assert!(!Path::new(&fixture.path("undo")).exists());
     assert_eq!(fixture.run("verify @trace").0, Exit::Damaged);
     fixture.good("--help");
+}
+
+/// Writes a file that only its owner can read, unless `mode` says otherwise.
+fn key_file(fixture: &Fixture, name: &str, content: &[u8], mode: u32) {
+    std::fs::write(fixture.path(name), content).unwrap();
+    let mode = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(fixture.path(name), mode).unwrap();
+}
+
+#[test]
+fn a_log_is_compressed_and_encrypted_and_so_is_what_is_made_of_it() {
+    let fixture = Fixture::new();
+    key_file(&fixture, "key", &[7; 32], 0o600);
+    key_file(
+        &fixture,
+        "digits",
+        format!("{}\n", "07".repeat(32)).as_bytes(),
+        0o640,
+    );
+    fixture.good("record --disk @disk --from @trace --out @sealed --compress --key-file @key");
+    let id = "6a2d9e3b285dbacf2c71b403f3b98c99";
+    let (exit, error) = fixture.run("verify @sealed");
+    assert!(exit == Exit::Usage && error.contains(id), "{error}");
+
+    let text = fixture.good("inspect @sealed --key-file @digits");
+    assert!(
+        text.contains(&format!("compressed, encrypted with key {id}")),
+        "{text}"
+    );
+    assert!(text.contains("compression"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&fixture.good("inspect @sealed --json --key-file @key")).unwrap();
+    assert!(json["compression_ratio"].as_f64().unwrap() > 2.0, "{json}");
+
+    let copy = || std::fs::write(fixture.path("copy"), vec![0xEE; SIZE]).unwrap();
+    copy();
+    fixture.good("apply @sealed --to @copy --undo @undo --key-file @key");
+    assert!(fixture.bytes("copy") == fixture.bytes("disk"));
+    fixture.good("apply @undo --to @copy --key-file @key");
+    assert!(fixture.bytes("copy") == vec![0xEE; SIZE]);
+
+    fixture.good("merge @sealed --out @merged --key-file @key");
+    fixture.good("salvage @sealed --out @salvaged --key-file @key");
+    fixture.good("convert @sealed --to native --out @again --key-file @key");
+    for made in ["undo", "merged", "salvaged", "again"] {
+        let (exit, error) = fixture.run(&format!("inspect @{made}"));
+        assert!(exit == Exit::Usage && error.contains(id), "{made}: {error}");
+        fixture.good(&format!("verify @{made} --key-file @key"));
+    }
+    let (exit, error) = fixture.run("convert @sealed --to hrl --out @hrl --key-file @key");
+    assert!(
+        exit == Exit::Usage && !fixture.path("hrl").exists(),
+        "{error}"
+    );
+    fixture.good("convert @sealed --to hrl --out @hrl --key-file @key --plaintext");
+    fixture.good("convert @sealed --to native --out @plain --key-file @key --plaintext");
+    for made in ["hrl", "plain"] {
+        copy();
+        fixture.good(&format!("apply @{made} --to @copy"));
+        assert!(fixture.bytes("copy") == fixture.bytes("disk"), "{made}");
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_or_that_is_none_is_refused() {
+    let fixture = Fixture::new();
+    let digits = "07".repeat(32);
+    for (content, mode, reason) in [
+        (digits.as_bytes(), 0o644, "chmod 600"),
+        (&digits.as_bytes()[1..], 0o600, "64 hexadecimal digits"),
+        (&[b'x'; 64][..], 0o600, "64 hexadecimal digits"),
+        (&[7; 33], 0o600, "64 hexadecimal digits"),
+        (&[b'7'; 90], 0o600, "64 hexadecimal digits"),
+    ] {
+        key_file(&fixture, "key", content, mode);
+        let (exit, error) = fixture.run("verify @log --key-file @key");
+        assert!(exit == Exit::Usage && error.contains(reason), "{error}");
+        assert!(!error.contains("0707"), "{error}");
+    }
 }

@@ -71,7 +71,7 @@ pub enum Staged {
     /// Changes to which more may come: the disk is as it was.
     Open(LogHeader),
     /// All changes, none, some or all of which are made: to be made, or to be taken back.
-    Decided(SealedLog),
+    Decided(Box<SealedLog>),
 }
 
 /// What became of changes that were to be made.
@@ -105,7 +105,7 @@ impl Stage {
     pub fn staged(&self) -> Result<Staged> {
         let path = self.log();
         match found(SealedLog::open(&path)) {
-            Ok(Some(log)) => Ok(Staged::Decided(log)),
+            Ok(Some(log)) => Ok(Staged::Decided(Box::new(log))),
             Ok(None) => Ok(Staged::Nothing),
             Err(Error::NotSealed) => Ok(Staged::Open(
                 *RecordFile::open(&path, &Keys::none())?.header(),
