@@ -87,8 +87,8 @@ fn noise(target: &str, lengths: &[usize]) -> Result {
     Ok(())
 }
 
-/// A sealed log, the same never sealed, the same torn, a sealed one without records, and one whose
-/// footer has pages and states of the disk.
+/// A sealed log, the same never sealed, the same torn, a sealed one without records, the golden ones that
+/// are stored in other ways, and one whose footer has pages and states of the disk.
 fn logs() -> Result<Vec<Vec<u8>>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("log");
@@ -125,6 +125,10 @@ fn logs() -> Result<Vec<Vec<u8>>> {
     let torn = open[..open.len() - 20].to_vec();
     begin()?.seal(ContentDigest::NONE)?;
     let empty = std::fs::read(&path)?;
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/changelog/tests/golden");
+    let stored = ["compressed", "encrypted", "compressed-encrypted"]
+        .map(|way| std::fs::read(golden.join(format!("version-1-{way}.ailog"))));
+    let stored = stored.into_iter().collect::<std::io::Result<Vec<_>>>()?;
     let mut log = begin()?;
     for place in 0..260 {
         let gone = Extent::new(Offset::new(place * 240), Length::new(200))?;
@@ -135,7 +139,8 @@ fn logs() -> Result<Vec<Vec<u8>>> {
         after: Some(StateDigest::new([9; 32])),
     };
     log.seal(Provenance::from(ContentDigest::NONE).with_states(states))?;
-    Ok(vec![sealed, open, torn, empty, std::fs::read(&path)?])
+    let paged = std::fs::read(&path)?;
+    Ok([vec![sealed, open, torn, empty], stored, vec![paged]].concat())
 }
 
 /// An HRL that was closed, one without checksums of its data, and the first as it was before.

@@ -1,4 +1,4 @@
-//! Any bytes as a change log.
+//! Any bytes as a change log, stored in any way: encrypted ones with the key of the golden files.
 //!
 //! The first byte of the input says whether the rest is read as it is or given valid checksums
 //! first. Laws:
@@ -8,20 +8,21 @@
 //! - Records lie on the disk and one behind the other; together they are no longer than the input.
 //! - What verified is a log by itself: cut there, it reads the same and ends whole.
 //! - A sealed log that opens says of itself what its records say, applies as they do in their order,
-//!   and is byte for byte what the writer makes of them; looked up, its index is the same.
+//!   and is byte for byte what the writer makes of them if it is stored plain; looked up, its index is
+//!   the same.
 
 use std::io::Read;
 use std::path::Path;
 
 use afterimage_block::{Extent, Length, MemoryDisk, Timestamp};
 use afterimage_changelog::{
-    Encoded, Encoder, Index, IndexedLog, Keys, Kind, LogHeader, Provenance, Reader, Record, RecordHeader,
-    SealedLog, StreamReader, Summary, Tail, recover,
+    Encoded, Encoder, Index, IndexedLog, Kind, LogHeader, Provenance, Reader, Record, RecordHeader,
+    SealedLog, StreamReader, Summary, Tail, recover_with,
 };
 use bytes::Bytes;
 
 use crate::reseal::reseal;
-use crate::scratch;
+use crate::{keys, scratch};
 
 /// Disks up to this size are made, and logs applied to them.
 const DISK_MAX: u64 = 1 << 20;
@@ -54,8 +55,8 @@ struct Contents {
 
 /// Reads `log` from memory and from a stream.
 fn read(log: &[u8]) -> Option<Contents> {
-    let whole = Reader::new(Bytes::copy_from_slice(log));
-    let stream = StreamReader::new(Trickle(log));
+    let whole = Reader::with_keys(Bytes::copy_from_slice(log), &keys());
+    let stream = StreamReader::with_keys(Trickle(log), &keys());
     let (mut whole, mut stream) = match (whole, stream) {
         (Ok(whole), Ok(stream)) => (whole, stream),
         (Err(ours), Err(theirs)) => {
@@ -64,7 +65,10 @@ fn read(log: &[u8]) -> Option<Contents> {
         }
         (ours, theirs) => panic!("only one reader refuses it: {ours:?} {theirs:?}"),
     };
-    assert_eq!(whole.header(), stream.header());
+    assert_eq!(
+        (whole.header(), whole.form()),
+        (stream.header(), stream.form())
+    );
     let header = *whole.header();
     let mut at = LogHeader::LEN as u64;
     let mut records = Vec::new();
@@ -86,7 +90,8 @@ fn read(log: &[u8]) -> Option<Contents> {
         assert_eq!(torn, at);
     }
     let cut = usize::try_from(at).expect("it is a position in memory");
-    let mut cut = Reader::new(Bytes::copy_from_slice(&log[..cut])).expect("the header is whole");
+    let mut cut = Reader::with_keys(Bytes::copy_from_slice(&log[..cut]), &keys())
+        .expect("the header is whole");
     assert!(cut.by_ref().eq(records.iter().cloned()));
     assert_eq!(cut.tail(), Some(Tail::Whole));
     Some(Contents {
@@ -98,7 +103,13 @@ fn read(log: &[u8]) -> Option<Contents> {
 
 fn on_the_disk(record: &Record, size: Length) {
     let length = Length::of(&record.payload);
-    assert_eq!(record.header.payload, length);
+    let tag = if record.header.encrypted { 16 } else { 0 };
+    let stored = record.header.payload.get() - tag;
+    if record.header.compressed {
+        assert!(stored < length.get(), "nothing was saved");
+    } else {
+        assert_eq!(stored, length.get());
+    }
     match (record.header.kind, record.header.extent) {
         (Kind::Bookmark | Kind::Barrier | Kind::Resize, None) => assert_eq!(record.change(), None),
         (Kind::Bookmark | Kind::Barrier | Kind::Resize, Some(_)) | (_, None) => {
@@ -116,7 +127,7 @@ fn on_the_disk(record: &Record, size: Length) {
 
 fn recovered(path: &Path, contents: Option<&Contents>) {
     let mut records = Vec::new();
-    let found = recover(path, |record| {
+    let found = recover_with(path, &keys(), |record| {
         records.push(record.clone());
         Ok(())
     });
@@ -130,7 +141,7 @@ fn recovered(path: &Path, contents: Option<&Contents>) {
 }
 
 fn sealed(path: &Path, log: &[u8], contents: Option<Contents>) {
-    let Ok(sealed) = SealedLog::open(path) else {
+    let Ok(sealed) = SealedLog::open_with(path, &keys()) else {
         return;
     };
     let contents = contents.expect("a log that opens reads");
@@ -143,6 +154,9 @@ fn sealed(path: &Path, log: &[u8], contents: Option<Contents>) {
     assert_eq!(index.pieces(), index.iter().count());
     looked_up(&sealed, &index, path);
     applied(&sealed, &contents);
+    if !sealed.form().is_plain() {
+        return;
+    }
     if let Some(again) = encoded(&contents, &summary, index.pieces()) {
         assert!(again == log, "a sealed log has one form only");
     }
@@ -150,7 +164,7 @@ fn sealed(path: &Path, log: &[u8], contents: Option<Contents>) {
 
 /// Every second piece by itself, and all at once.
 fn looked_up(sealed: &SealedLog, index: &Index, path: &Path) {
-    let log = IndexedLog::open(path, &Keys::none()).expect("what opens has an index");
+    let log = IndexedLog::open(path, &keys()).expect("what opens has an index");
     assert_eq!(log.summary(), sealed.summary());
     for piece in index.iter().step_by(2) {
         let found = log.lookup(piece.extent).expect("the index is sound");

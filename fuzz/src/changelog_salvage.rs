@@ -13,11 +13,11 @@ use std::path::Path;
 
 use afterimage_block::{Doubt, Length, MemoryDisk};
 use afterimage_changelog::{
-    Error, LogHeader, Record, Result, Salvaged, SealedLog, recover, salvage,
+    Error, LogHeader, Record, Result, Salvaged, SealedLog, recover_with, salvage_with,
 };
 
 use crate::reseal::reseal;
-use crate::scratch;
+use crate::{keys, scratch};
 
 /// Disks up to this size are made, and logs applied to them.
 const DISK_MAX: u64 = 1 << 20;
@@ -49,7 +49,7 @@ pub fn check(input: &[u8]) {
     }
     std::fs::write(&path, &log).expect("a file can be written");
     let Some((found, records)) = salvaged(&path) else {
-        assert!(recover(&path, |_| Ok(())).is_err());
+        assert!(recover_with(&path, &keys(), |_| Ok(())).is_err());
         return;
     };
     in_order(&found, &records, log.len() as u64);
@@ -62,7 +62,7 @@ pub fn check(input: &[u8]) {
 
 /// The records of the log at `path`, if it is sealed and sound.
 fn sound(path: &Path) -> Option<Vec<Record>> {
-    let log = SealedLog::open(path).ok()?;
+    let log = SealedLog::open_with(path, &keys()).ok()?;
     let mut records = Vec::new();
     log.records(keep(&mut records)).expect("it was proved");
     Some(records)
@@ -87,7 +87,7 @@ fn flip(log: &mut [u8], place: &[u8]) {
 
 fn salvaged(path: &Path) -> Option<(Salvaged, Vec<Record>)> {
     let mut records = Vec::new();
-    match salvage(path, keep(&mut records)) {
+    match salvage_with(path, &keys(), keep(&mut records)) {
         Ok(found) => Some((found, records)),
         Err(error) => {
             assert!(!matches!(error.cause(), Error::Io { .. }), "{error}");
@@ -114,7 +114,7 @@ fn in_order(found: &Salvaged, records: &[Record], length: u64) {
 
 fn begins_with_recovered(path: &Path, records: &[Record]) {
     let mut whole = Vec::new();
-    recover(path, keep(&mut whole)).expect("the header is whole");
+    recover_with(path, &keys(), keep(&mut whole)).expect("the header is whole");
     assert!(records.starts_with(&whole));
 }
 

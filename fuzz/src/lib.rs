@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use afterimage_changelog::{Key, Keys};
 use arbitrary::{Arbitrary, Unstructured};
 
 pub mod changelog_apply;
@@ -27,6 +28,11 @@ pub mod store_manifest;
 fn scratch() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     folder.expect("a temporary folder can be made")
+}
+
+/// The key of the change log's golden files: the bytes 0 to 31.
+fn keys() -> Keys {
+    Keys::from(Key::new(&std::array::from_fn(|at| at.to_le_bytes()[0])))
 }
 
 /// A head, and as many parts, up to `limit`, as the rest of `input` has bytes for. What `arbitrary`

@@ -22,7 +22,10 @@ pub(crate) fn reseal(log: &mut [u8]) {
     if log.len() < HEADER {
         return;
     }
-    log[..16].copy_from_slice(b"\x89AILOG\r\n\x01\0\x80\0\0\0\0\0");
+    log[..12].copy_from_slice(b"\x89AILOG\r\n\x01\0\x80\0");
+    // Compressed and encrypted are what it says; other flags are not known.
+    log[12] &= 3;
+    log[13..16].fill(0);
     let salt = crc32fast::hash(&log[..124]);
     log[124..HEADER].copy_from_slice(&salt.to_le_bytes());
     let mut at = HEADER;
