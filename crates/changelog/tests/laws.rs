@@ -374,3 +374,33 @@ fn the_golden_log_is_written_and_read_byte_for_byte() {
     SealedLog::open(&golden).unwrap().apply(&disk).unwrap();
     assert!(disk.contents() == contents_after(&steps));
 }
+
+/// The bytes of the example in FORMAT.md: rows of an offset and up to 16 bytes.
+fn example() -> Vec<u8> {
+    let specification = include_str!("../FORMAT.md");
+    let (_, example) = specification.split_once("## Example").unwrap();
+    let mut bytes = Vec::new();
+    for row in example.lines() {
+        let (offset, row) = row.split_once("  ").unwrap_or_default();
+        let Ok(offset) = usize::from_str_radix(offset, 16) else {
+            continue;
+        };
+        assert_eq!(offset, bytes.len(), "a row is missing, or too long");
+        let row = row.split_whitespace();
+        bytes.extend(row.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    bytes
+}
+
+#[test]
+fn the_example_of_the_specification_is_a_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let steps = [Step::Write(4096, b"after-image".to_vec())];
+    let log = common::seal(&path, header(), &steps, ContentDigest::NONE);
+    assert_eq!(example(), std::fs::read(log.path()).unwrap());
+    std::fs::write(&path, example()).unwrap();
+    let disk = disk();
+    SealedLog::open(&path).unwrap().apply(&disk).unwrap();
+    assert!(disk.contents() == contents_after(&steps));
+}
