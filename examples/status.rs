@@ -1,6 +1,10 @@
 //! Shows how the machines of a store stand.
 
-use afterimage::{Clock, JobState, MachineName, Status, Store, status};
+use std::path::PathBuf;
+
+use afterimage::{
+    Clock, JobState, MachineName, SideStatus, Standing, Status, Store, side_status, status,
+};
 use anyhow::Result;
 use clap::Parser;
 use examples::{log_to_stderr, shown_time};
@@ -9,8 +13,11 @@ use examples::{log_to_stderr, shown_time};
 #[derive(Parser)]
 struct Arguments {
     /// Where the replica is.
+    #[arg(long, required_unless_present = "state")]
+    replica: Option<String>,
+    /// Show the side of a machine that this state folder is of.
     #[arg(long)]
-    replica: String,
+    state: Option<PathBuf>,
     /// The machine; all of the store by default.
     #[arg(long)]
     name: Option<MachineName>,
@@ -23,7 +30,18 @@ struct Arguments {
 async fn main() -> Result<()> {
     log_to_stderr();
     let arguments = Arguments::parse();
-    let store = Store::open_existing(&arguments.replica).await?;
+    if let Some(folder) = &arguments.state {
+        let side = side_status(folder)?;
+        if arguments.json {
+            println!("{}", serde_json::to_string(&side)?);
+        } else {
+            print_side(&side);
+        }
+    }
+    let Some(replica) = arguments.replica else {
+        return Ok(());
+    };
+    let store = Store::open_existing(&replica).await?;
     let names = match arguments.name {
         Some(name) => vec![name],
         None => store.machines().await?,
@@ -62,11 +80,58 @@ fn print(status: &Status) {
             shown_time(point.time)
         );
     }
+    if let Some(test) = status.tested {
+        let (point, time) = (test.sequence, shown_time(test.time));
+        println!("  last test failover {time}, to recovery point {point}");
+    }
+    for former in &status.diverged {
+        let (epoch, time) = (former.epoch, shown_time(former.time));
+        println!(
+            "  SHUT OUT: the primary of epoch {epoch} came back at {time} and alone holds {} at most",
+            former.bytes
+        );
+    }
     for job in status.jobs.iter().rev().take(5) {
         let end = match (job.state, &job.error) {
             (JobState::Failed, Some(error)) => format!("failed: {error}"),
             (state, _) => format!("{state:?}"),
         };
         println!("  job {:?} {}: {end}", job.kind, job.subject);
+    }
+}
+
+fn print_side(side: &SideStatus) {
+    match &side.standing {
+        Standing::Primary {
+            state,
+            health,
+            problem,
+            ..
+        } => {
+            println!("{}: {state}, health {health}", side.name);
+            if let Some(problem) = problem {
+                println!("  {problem}");
+            }
+        }
+        Standing::FailedOver { point, complete } => {
+            let how = if *complete { "" } else { ", not complete" };
+            println!("{}: failed over to recovery point {point}{how}", side.name);
+        }
+        Standing::Following { at: Some(at) } => {
+            println!("{}: follows the replica, at recovery point {at}", side.name);
+        }
+        Standing::Following { at: None } => {
+            println!(
+                "{}: follows the replica, of no state until pulled",
+                side.name
+            );
+        }
+        _ => println!("{}: {:?}", side.name, side.standing),
+    }
+    for disk in &side.disks {
+        println!("  disk {}", disk.display());
+    }
+    if !side.alone.is_nothing() {
+        println!("  {}", side.alone);
     }
 }

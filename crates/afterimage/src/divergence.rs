@@ -80,12 +80,15 @@ impl DivergentDisk {
 }
 
 fn own_writes(folder: &Path, saved: &Saved, disk: &SavedDisk, doubt: Scope) -> Result<Scope> {
-    if saved.clean && disk.may_have_changed() {
-        return Ok(Scope::Everything);
+    match &saved.side {
+        // In the middle of a pull it is of no state.
+        Side::Standby(following) if following.standby.through().is_none() => {
+            return Ok(Scope::NOTHING);
+        }
+        _ if saved.clean && disk.may_have_changed() => return Ok(Scope::Everything),
+        Side::Primary => {}
+        Side::FailedOver(_) | Side::Standby(_) => return Ok(Scope::NOTHING),
     }
-    let Side::Primary = saved.side else {
-        return Ok(Scope::NOTHING);
-    };
     let (logs, mut scope) = (logs_in(folder, disk.id), doubt);
     for sequence in saved.replication.unshipped() {
         let path = generations::log_path(&logs, sequence);

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::error::blocking;
+use crate::notes;
 use crate::notice::Notice;
 use crate::quiesce::{self, Ask};
 use crate::resync::Pass;
@@ -352,9 +353,15 @@ impl Driver {
     }
 
     fn spawn(&mut self, task: Task, work: impl Future<Output = Result<Done>> + Send + 'static) {
-        let done = self.done.clone();
+        let (done, shared) = (self.done.clone(), Arc::clone(&self.shared));
         self.tasks.spawn(async move {
             let result = work.await;
+            if let Err(error) = &result
+                && error.shuts_out()
+                && let Err(error) = notes::tell_of_divergence(&shared).await
+            {
+                tracing::warn!(%error, "the replica's status does not show this side");
+            }
             // Nobody listens any more once the machine is stopped.
             let _ = done.send(result.unwrap_or_else(|error| Done::Failed(task, error.failure())));
         });

@@ -112,6 +112,12 @@ impl Error {
         }
     }
 
+    /// Whether the replica may no longer admit this side as its primary.
+    pub(crate) fn shuts_out(&self) -> bool {
+        use afterimage_store::Error as Store;
+        matches!(self, Self::Store(Store::Fenced { .. } | Store::Refused(_)))
+    }
+
     /// Why a job failed, for people.
     pub(crate) fn job_error(&self) -> JobError {
         use afterimage_store::Error as Store;

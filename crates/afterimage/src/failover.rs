@@ -8,14 +8,16 @@ use afterimage_replication::{ReplicaRequest, Role};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
 use crate::error::blocking;
+use crate::notes::{self, TestFailover};
 use crate::shared::{Kept, change_kept};
 use crate::state::{FailoverTarget, Fingerprint, Saved, Side, StateFolder, default_folder};
-use crate::{Error, Result};
+use crate::{Clock, Error, Result};
 
 /// How a machine is failed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
-    /// To see whether it works: nothing changes, and replication goes on meanwhile.
+    /// To see whether it works: nothing changes but what [`status`](crate::status) tells of the last
+    /// test, and replication goes on meanwhile.
     Test,
     /// The primary is stopped and its last delta is here.
     Planned,
@@ -73,7 +75,9 @@ pub async fn fail_over(
             let images = images(&manifest, out);
             refuse_existing(&images)?;
             make_folder(out)?;
-            restore(replica, point, images, progress).await
+            let done = restore(replica, point, images, progress).await?;
+            tested(replica, point).await;
+            Ok(done)
         }
         Some(request) => {
             let folder = begin(replica, &manifest, request, point, out).await?;
@@ -99,6 +103,17 @@ pub(crate) fn complete(folder: &StateFolder, left: Option<Timestamp>) -> Result<
             disk.closed_as = left.and_then(|time| Fingerprint::left_on(&disk.path, time));
         }
     })
+}
+
+/// Notes a test failover that ended well. A replica that cannot be written to was tested all the same.
+async fn tested(replica: &Replica, point: RecoveryPoint) {
+    let test = TestFailover {
+        sequence: point.sequence,
+        time: Clock::timestamp(),
+    };
+    if let Err(error) = notes::change(replica, |notes| notes.tested = Some(test)).await {
+        tracing::warn!(%error, "the status does not show this test failover");
+    }
 }
 
 /// The images' paths, in the order of the disks.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use afterimage_block::{
-    Access, BlockRead, Length, Offset, RawDisk, RunKind, Sequence, SessionId, Timestamp,
+    Access, BlockRead, Epoch, Length, Offset, RawDisk, RunKind, Sequence, SessionId, Timestamp,
 };
 use afterimage_replication::{DivergenceToken, NotAllowed, ReplicaRequest, Role, Scope, Standby};
 use afterimage_resync::is_zero;
@@ -15,6 +15,7 @@ use afterimage_store::{
 use crate::divergence::Divergence;
 use crate::error::blocking;
 use crate::failover::transition;
+use crate::notes;
 use crate::pull::{Moved, Target, pull};
 use crate::shared::Kept;
 use crate::state::{
@@ -259,7 +260,10 @@ impl Follower {
             };
             moved = moved.and(pull(target, disk, scope, step).await?);
         }
-        self.end(&manifest, point)?;
+        let losing = self.end(&manifest, point)?;
+        if Kept::parse(&manifest.state)?.notes.has(losing) {
+            notes::forget(&self.replica, losing).await?;
+        }
         Ok(pulled(point, moved))
     }
 
@@ -294,10 +298,11 @@ impl Follower {
         }))
     }
 
-    /// Records that the disks, which are durable, are at `point`.
-    fn end(&self, manifest: &Manifest, point: RecoveryPoint) -> Result<()> {
-        let saved = self.folder.saved();
-        for disk in saved.iter().flat_map(|saved| &saved.disks) {
+    /// Records that the disks, which are durable, are at `point`. Returns the epoch in which they were
+    /// a primary's, of which nothing is left.
+    fn end(&self, manifest: &Manifest, point: RecoveryPoint) -> Result<Epoch> {
+        let saved = self.folder.saved().ok_or(Error::NotRunning)?;
+        for disk in &saved.disks {
             let marked = Fingerprint::leave(&disk.path, point.time);
             marked.map_err(|source| Error::File {
                 operation: "mark",
@@ -316,7 +321,8 @@ impl Follower {
                 following.standby.pulled(point.sequence);
                 following.at = entry.cloned();
             }
-        })
+        })?;
+        Ok(saved.replication.epoch())
     }
 
     fn update(&self, change: impl FnOnce(&mut Following)) -> Result<()> {

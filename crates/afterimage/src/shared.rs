@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::generations::Generations;
+use crate::notes::Notes;
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
 use crate::state::StateFolder;
@@ -41,6 +42,9 @@ pub(crate) struct Kept {
     /// The name of the failover that the role is about.
     #[serde(default)]
     pub(crate) failover: Option<SessionId>,
+    /// What others than the primary keep there: it is under [`afterimage_store::NOTES`].
+    #[serde(default, skip_serializing_if = "Notes::is_empty")]
+    pub(crate) notes: Notes,
 }
 
 /// Changes what is kept with `replica`, and fences every writer of before off where `fences` says so.
@@ -128,6 +132,7 @@ impl Shared {
             },
             jobs: self.jobs().iter().filter(ended).cloned().collect(),
             failover: None,
+            notes: Notes::default(),
         };
         kept.encode()
     }

@@ -204,6 +204,17 @@ impl StateFolder {
         })
     }
 
+    /// What is saved in `folder`, whoever may be at work there.
+    pub(crate) fn peek(folder: &Path) -> Result<Saved> {
+        let path = folder.join("state.json");
+        let bytes = std::fs::read(&path).map_err(|source| Error::File {
+            operation: "read the state in",
+            path: path.clone(),
+            source,
+        })?;
+        parse(&path, &bytes)
+    }
+
     /// What was saved; `None` in a new folder.
     pub(crate) fn saved(&self) -> Option<Saved> {
         self.lock().clone()

@@ -8,6 +8,7 @@ use afterimage_store::{MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
 use crate::Result;
+use crate::notes::{Diverged, TestFailover};
 use crate::shared::Kept;
 use afterimage_replication::Job;
 
@@ -40,6 +41,10 @@ pub struct Status {
     pub jobs: Vec<Job>,
     /// When the primary last reported.
     pub reported: Option<Timestamp>,
+    /// Former primaries that came back and are shut out, until they follow the replica.
+    pub diverged: Vec<Diverged>,
+    /// The last test failover that ended well.
+    pub tested: Option<TestFailover>,
 }
 
 /// How the machine of `replica` stands at `now`.
@@ -67,6 +72,8 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         disks: manifest.disks,
         jobs: kept.jobs,
         reported: primary.map(|primary| primary.time),
+        diverged: kept.notes.diverged,
+        tested: kept.notes.tested,
         name: manifest.name,
     })
 }

@@ -12,6 +12,7 @@ use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint,
 use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::Disk;
+use crate::notes;
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::{Clock, Error, Result};
@@ -69,6 +70,10 @@ async fn try_claim(
         // The primary runs again: what is prepared is no longer the last delta.
         kept.replica.role = Role::Replica;
         writer.set_state(&kept.encode()).await?;
+    }
+    if kept.notes.has(epoch) {
+        // The failover that had shut it out was taken back.
+        notes::forget(writer.replica(), epoch).await?;
     }
     let position = manifest.last().map_or(Position::Empty, Position::At);
     Ok(Claimed { writer, position })

@@ -106,4 +106,4 @@ pub use replica::{Claim, Replica, Transition};
 pub use scrub::{Damage, Scrub, Scrubbed};
 pub use store::Store;
 pub use throttle::Throttled;
-pub use writer::{Publication, Writer};
+pub use writer::{NOTES, Publication, Writer};

@@ -6,6 +6,7 @@ use afterimage_block::{ContentDigest, Epoch, Length, Sequence};
 use afterimage_changelog::SealedLog;
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
+use serde_json::Value;
 
 use crate::base::{BaseProgress, BaseWriter, blocking};
 use crate::index::DiskObjects;
@@ -19,6 +20,10 @@ use crate::{
 const PART: u64 = 8 << 20;
 /// Parts that are on their way at the same time.
 const PARTS_IN_FLIGHT_MAX: usize = 2;
+
+/// The member of the state kept with a replica that is not its writer's: what a writer publishes leaves
+/// it as it is. It is changed by [`Replica::transition`] alone.
+pub const NOTES: &str = "notes";
 
 /// The one writer of a replica, for as long as nobody else claims it: every change that it makes
 /// first proves that the fence is still its own.
@@ -83,9 +88,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::Store`].
-    pub async fn set_state(&self, state: &serde_json::Value) -> Result<()> {
+    pub async fn set_state(&self, state: &Value) -> Result<()> {
         let set = |manifest: &mut Manifest| {
-            manifest.state = state.clone();
+            manifest.state = published(&manifest.state, state);
             Ok(())
         };
         self.change(set).await.map(drop)
@@ -114,7 +119,7 @@ impl Writer {
         sequence: Sequence,
         roots: Vec<ContentDigest>,
         point: Option<RecoveryPoint>,
-        state: &serde_json::Value,
+        state: &Value,
     ) -> Result<()> {
         let checkpoint = Checkpoint {
             sequence,
@@ -130,7 +135,7 @@ impl Writer {
             }
             manifest.checkpoint = Some(checkpoint.clone());
             manifest.points.extend(point);
-            manifest.state = state.clone();
+            manifest.state = published(&manifest.state, state);
             Ok(())
         };
         self.change(publish).await.map(drop)
@@ -197,13 +202,9 @@ impl Writer {
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Store`].
-    pub async fn publish(
-        &self,
-        publication: &Publication,
-        state: &serde_json::Value,
-    ) -> Result<Manifest> {
+    pub async fn publish(&self, publication: &Publication, state: &Value) -> Result<Manifest> {
         let publish = |manifest: &mut Manifest| {
-            manifest.state = state.clone();
+            manifest.state = published(&manifest.state, state);
             if !follows(manifest, publication)? {
                 return Ok(());
             }
@@ -213,6 +214,18 @@ impl Writer {
         };
         self.change(publish).await
     }
+}
+
+/// What is kept with the replica once its writer publishes `state`.
+fn published(present: &Value, state: &Value) -> Value {
+    let mut next = state.clone();
+    if let Some(members) = next.as_object_mut() {
+        match present.get(NOTES) {
+            Some(notes) => drop(members.insert(NOTES.into(), notes.clone())),
+            None => drop(members.remove(NOTES)),
+        }
+    }
+    next
 }
 
 /// Whether `publication` is the next in the manifest's history; `false` if it is there already.

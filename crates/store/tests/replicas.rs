@@ -15,8 +15,8 @@ use afterimage_block::{
 };
 use afterimage_changelog::{FileWriter, LogHeader, Packing, SealedLog, WriterOptions, to_native};
 use afterimage_store::{
-    BaseProgress, Claim, Consistency, Error, LogEntry, PointSelector, Publication, RecoveryPoint,
-    Replica, ReplicaDisk, Store, Transition, Writer, block_digest,
+    BaseProgress, Claim, Consistency, Error, LogEntry, Manifest, NOTES, PointSelector, Publication,
+    RecoveryPoint, Replica, ReplicaDisk, Store, Transition, Writer, block_digest,
 };
 use serde_json::Value;
 
@@ -296,6 +296,59 @@ async fn a_transition_can_fence_and_keeps_what_is_published() {
         replica.claim(claim(), refuses).await,
         Err(Error::Refused(_))
     ));
+}
+
+#[tokio::test]
+async fn what_others_note_is_left_as_it_is_by_a_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    let state = serde_json::json!({"says": "primary", NOTES: "stale"});
+    let kept = async || replica.existing().await.unwrap().state;
+    writer.set_state(&state).await.unwrap();
+    assert_eq!(kept().await, serde_json::json!({"says": "primary"}));
+    let noted = serde_json::json!({"says": "primary", NOTES: "of another"});
+    let note = |_: &Manifest| {
+        Ok(Transition {
+            state: noted.clone(),
+            fences: false,
+        })
+    };
+    replica.transition(note).await.unwrap();
+    writer.set_state(&state).await.unwrap();
+    assert_eq!(kept().await, noted);
+}
+
+#[tokio::test]
+async fn the_logs_between_two_barriers_say_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    let mut images = vec![primary.disk.contents()];
+    for sequence in 2..5 {
+        primary.ship(&writer, sequence).await;
+        images.push(primary.disk.contents());
+    }
+    let manifest = replica.existing().await.unwrap();
+    let between = async |after, through| {
+        let (after, through) = (Sequence::new(after), Sequence::new(through));
+        let changed = replica.changed_between(&manifest, after, through).await;
+        changed.unwrap()
+    };
+    let changed = between(2, 4).await.unwrap().remove(0);
+    let mut image = images[1].clone();
+    for extent in changed.iter() {
+        let (start, end) = (extent.start().get() as usize, extent.end().get() as usize);
+        image[start..end].copy_from_slice(&images[3][start..end]);
+    }
+    assert!(image == images[3] && images[1] != images[3]);
+    assert!(changed.total() < SIZE);
+    assert!(between(3, 3).await.unwrap()[0].is_empty());
+    for unknown in [(0, 3), (3, 9), (4, 2)] {
+        assert_eq!(between(unknown.0, unknown.1).await, None);
+    }
 }
 
 #[tokio::test]

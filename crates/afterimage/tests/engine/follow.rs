@@ -6,8 +6,8 @@ use std::pin::pin;
 
 use afterimage::block::{Access, BlockWrite, Length, Offset, RawDisk};
 use afterimage::{
-    Error, Failover, Follow, Follower, Notice, PointSelector, ProtectedMachine, Protection, Pulled,
-    Request, cancel, commit, fail_over,
+    Clock, Error, Failover, Follow, Follower, Notice, PointSelector, ProtectedMachine, Protection,
+    Pulled, Request, Standing, State, cancel, commit, fail_over, side_status, status,
 };
 use futures::poll;
 
@@ -236,6 +236,20 @@ async fn what_only_a_lost_primary_holds_is_destroyed_by_its_token_alone() {
     assert!(error.contains("another one published"), "{error}");
     assert!(!machine.stop().await.unwrap());
 
+    let there = status(&replica, Clock::timestamp()).await.unwrap();
+    let here = side_status(&fixture.path("vm.state")).unwrap();
+    assert_eq!(there.diverged.len(), 1, "{there:?}");
+    assert_eq!(there.diverged[0].epoch, here.epoch);
+    assert_eq!(there.diverged[0].bytes, here.alone.bytes());
+    let Standing::Primary { state, problem, .. } = &here.standing else {
+        panic!("{here:?}");
+    };
+    assert_eq!(*state, State::Critical);
+    assert_eq!(problem.as_ref(), Some(&error));
+    fixture.write_there(3).await;
+    let there = status(&replica, Clock::timestamp()).await.unwrap();
+    assert_eq!(there.diverged.len(), 1, "the primary's reports leave it");
+
     let before = fs::read(fixture.path("disk.raw")).unwrap();
     let other = "discard-epoch-77".parse().unwrap();
     let mut token = None;
@@ -254,6 +268,10 @@ async fn what_only_a_lost_primary_holds_is_destroyed_by_its_token_alone() {
     let mut follower = follow.start().await.unwrap();
     pull(&mut follower).await;
     fixture.assert_same("disk.raw", "out/disk.raw");
+    let there = status(&replica, Clock::timestamp()).await.unwrap();
+    assert!(there.diverged.is_empty(), "it is resolved");
+    let here = side_status(&fixture.path("vm.state")).unwrap();
+    assert!(here.alone.is_nothing(), "{here:?}");
     fixture.fail_back_to(&mut follower).await;
     drop(follower);
     let (machine, mut notices) = fixture.vm().reverse().start().await.unwrap();

@@ -101,12 +101,33 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     assert!(error.contains("fenced"), "{error}");
     let shown = status(&replica, Clock::timestamp()).await.unwrap();
     assert_eq!(shown.state, State::FailedOverWaitingCompletion);
+    assert_eq!(shown.diverged.len(), 1, "the primary that is shut out");
     assert!(!machine.stop().await.unwrap());
 
     cancel(&replica).await.unwrap();
     fixture.protect_once().await;
+    let shown = status(&replica, Clock::timestamp()).await.unwrap();
+    assert!(shown.diverged.is_empty(), "it is the primary again");
     fixture.assert_replicated().await;
     commit(&replica).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_test_failover_is_shown_and_replication_goes_on() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let replica = fixture.replica().await;
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    let (test, out) = (Failover::Test, fixture.path("test"));
+    let latest = PointSelector::Latest;
+    let done = fail_over(&replica, test, latest, &out, |_, _| ());
+    let done = done.await.unwrap();
+    write(&machine, 2);
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    let shown = status(&replica, Clock::timestamp()).await.unwrap();
+    assert_eq!(shown.tested.unwrap().sequence, done.sequence);
+    fixture.assert_replicated().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
