@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use afterimage::block::{Length, Sequence, Timestamp};
 use afterimage::{
-    Failover, ListenAddress, MachineName, PointSelector, Replica, Store, cancel, commit, fail_over,
-    open_point, serve_failover,
+    Clock, Failover, ListenAddress, MachineName, PointSelector, Replica, Store, cancel, commit,
+    fail_over, open_point, serve_failover, status,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -87,6 +87,9 @@ async fn main() -> Result<()> {
         (Some(Kind::Planned), _) => Failover::Planned,
         (Some(Kind::Unplanned) | None, _) => Failover::Unplanned,
     };
+    if how == Failover::Unplanned && status(&replica, Clock::timestamp()).await?.alive {
+        eprintln!("the primary has just reported, and may be alive: it is fenced off nevertheless");
+    }
     let (point, out) = (arguments.point, arguments.out);
     match (arguments.listen, how, out) {
         (Some(address), Failover::Test, None) => test(&replica, point, &address).await,

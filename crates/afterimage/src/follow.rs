@@ -116,6 +116,7 @@ impl Follow {
             Saved::of_replica(manifest, paths, side)
         };
         folder.save(saved)?;
+        folder.clear_logs()?;
         let targets = targets.into_iter().map(|disk| Arc::new(Target::new(disk)));
         Ok((folder, targets.collect()))
     }
@@ -129,19 +130,18 @@ impl Follow {
             });
         }
         let kept = Kept::parse(&manifest.state)?;
-        let standby = match &saved.side {
-            Side::Standby(_) => return Ok(saved),
+        let following = match &saved.side {
             Side::FailedOver(target) if kept.failover == Some(target.failover) => return Ok(saved),
-            Side::FailedOver(_) => Standby::alternate(),
-            Side::Primary => former_primary(&kept, &saved)?,
+            Side::Standby(following) => following.clone(),
+            Side::FailedOver(_) => Following::new(Standby::alternate()),
+            Side::Primary => Following::new(former_primary(&kept, &saved)?),
         };
         let divergence = Divergence::of(folder.scratch(), &saved)?;
-        let needless = self.token.is_none() && divergence.is_nothing();
-        if !needless && self.token != Some(divergence.token()) {
+        if !divergence.is_nothing() && self.token != Some(divergence.token()) {
             return Err(divergence.into());
         }
         Ok(Saved {
-            side: Side::Standby(Following::new(standby)),
+            side: Side::Standby(following),
             ..saved
         })
     }
@@ -235,12 +235,33 @@ impl Follower {
     /// `progress` is told how many bytes of how many are done.
     ///
     /// # Errors
-    /// [`Error::Store`] if there is no point, or it went away meanwhile; [`Error::Disk`],
-    /// [`Error::File`]. The pull can then be repeated.
+    /// [`Error::Store`] if there is no point or the replica fails, [`Error::Disk`], [`Error::File`]. The
+    /// pull can then be repeated.
     pub async fn pull(&mut self, mut progress: impl FnMut(Length, Length)) -> Result<Pulled> {
+        loop {
+            let manifest = self.replica.existing().await?;
+            let point = manifest.select(PointSelector::Latest)?;
+            match self.pull_point(&manifest, point, &mut progress).await {
+                // Newer ones came meanwhile, and retention dropped it.
+                Err(Error::Store(_)) if self.is_gone(point).await? => {}
+                pulled => return pulled,
+            }
+        }
+    }
+
+    async fn is_gone(&self, point: RecoveryPoint) -> Result<bool> {
         let manifest = self.replica.existing().await?;
-        let point = manifest.select(PointSelector::Latest)?;
-        let Some(scopes) = self.differences(&manifest, point).await? else {
+        let by_number = PointSelector::Sequence(point.sequence);
+        Ok(manifest.select(by_number).is_err())
+    }
+
+    async fn pull_point(
+        &self,
+        manifest: &Manifest,
+        point: RecoveryPoint,
+        progress: &mut impl FnMut(Length, Length),
+    ) -> Result<Pulled> {
+        let Some(scopes) = self.differences(manifest, point).await? else {
             return Ok(pulled(point, Moved::default()));
         };
         let opened = self.replica.open_point(point.sequence).await?;
@@ -260,7 +281,7 @@ impl Follower {
             };
             moved = moved.and(pull(target, disk, scope, step).await?);
         }
-        let losing = self.end(&manifest, point)?;
+        let losing = self.end(manifest, point)?;
         if Kept::parse(&manifest.state)?.notes.has(losing) {
             notes::forget(&self.replica, losing).await?;
         }

@@ -4,7 +4,7 @@
 //! asked for; then, durably, the epoch that it knows from then on is recorded here. Only after that
 //! anything is published.
 
-use afterimage_block::Sequence;
+use afterimage_block::{ContentDigest, Sequence};
 use afterimage_replication::{Grant, Machine, NotAllowed, Policy, Scope};
 use afterimage_store::{Manifest, Replica};
 
@@ -48,7 +48,12 @@ pub(crate) async fn reverse(
     let (manifest, grant) = change_kept(replica, false, reverse).await?;
     let doubt = doubt(replica, &manifest, &saved, target.point, grant.last).await?;
     let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
+    let mut disks = saved.disks.clone();
+    for disk in &mut disks {
+        disk.predecessor = ContentDigest::NONE;
+    }
     folder.save(Saved {
+        disks,
         replication: Machine::reversed(policy.clone(), sizes, grant, doubt),
         side: Side::Primary,
         ..saved

@@ -243,6 +243,19 @@ impl StateFolder {
         logs_in(&self.folder, disk)
     }
 
+    /// Deletes the logs and intents of all disks.
+    pub(crate) fn clear_logs(&self) -> Result<()> {
+        let path = self.folder.join("logs");
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::File {
+                operation: "clear",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The folder of temporary files.
     pub(crate) fn scratch(&self) -> &Path {
         &self.folder

@@ -41,6 +41,9 @@ pub struct Status {
     pub jobs: Vec<Job>,
     /// When the primary last reported.
     pub reported: Option<Timestamp>,
+    /// Whether the primary reported within its last two intervals, and not that it is stopped: an
+    /// unplanned failover would fence a machine off that may be alive.
+    pub alive: bool,
     /// Former primaries that came back and are shut out, until they follow the replica.
     pub diverged: Vec<Diverged>,
     /// The last test failover that ended well.
@@ -62,6 +65,7 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         state: state(kept.replica.role, primary.as_ref()),
         health: health(kept.replica.role, primary.as_ref(), now),
         role: kept.replica.role,
+        alive: is_alive(kept.replica.role, primary.as_ref(), now),
         epoch: manifest.fence.epoch,
         lag_bytes: primary
             .as_ref()
@@ -85,6 +89,14 @@ fn state(role: Role, primary: Option<&PrimaryReport>) -> State {
         Role::FailedOver { .. } => State::FailedOver,
         _ => primary.map_or(State::ReadyForInitialReplication, |primary| primary.state),
     }
+}
+
+fn is_alive(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> bool {
+    role == Role::Replica
+        && primary.is_some_and(|primary| {
+            let patience = Duration::from_secs(primary.interval_secs.saturating_mul(2));
+            now.since(primary.time) <= patience
+        })
 }
 
 fn health(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> Health {

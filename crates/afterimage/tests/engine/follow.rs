@@ -161,7 +161,11 @@ async fn only_what_differs_is_pulled_and_then_what_the_logs_name() {
 
     drop(follower);
     change_directly(fixture.path("disk.raw"));
-    let mut follower = fixture.follow().start().await.unwrap();
+    let Err(Error::Diverges(changed)) = fixture.follow().start().await else {
+        panic!("what was written to it is not asked for");
+    };
+    let follow = fixture.follow().token(changed.token());
+    let mut follower = follow.start().await.unwrap();
     let refused = refusal(follower.fail_back().await);
     assert!(refused.contains("changed since the last pull"), "{refused}");
     let third = pull(&mut follower).await;
@@ -272,6 +276,10 @@ async fn what_only_a_lost_primary_holds_is_destroyed_by_its_token_alone() {
     assert!(there.diverged.is_empty(), "it is resolved");
     let here = side_status(&fixture.path("vm.state")).unwrap();
     assert!(here.alone.is_nothing(), "{here:?}");
+    assert!(
+        !fixture.path("vm.state/logs").exists(),
+        "its logs take room"
+    );
     fixture.fail_back_to(&mut follower).await;
     drop(follower);
     let (machine, mut notices) = fixture.vm().reverse().start().await.unwrap();

@@ -88,6 +88,8 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     write(&machine, 1);
     until(&mut notices, is_point).await;
     let replica = fixture.replica().await;
+    let now = replica.existing().await.unwrap().points[0].time;
+    assert!(status(&replica, now).await.unwrap().alive);
     let out = fixture.path("lost");
     let lost = Failover::Unplanned;
     fail_over(&replica, lost, PointSelector::Latest, &out, |_, _| ())
@@ -102,6 +104,7 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     let shown = status(&replica, Clock::timestamp()).await.unwrap();
     assert_eq!(shown.state, State::FailedOverWaitingCompletion);
     assert_eq!(shown.diverged.len(), 1, "the primary that is shut out");
+    assert!(!shown.alive);
     assert!(!machine.stop().await.unwrap());
 
     cancel(&replica).await.unwrap();
