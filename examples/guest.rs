@@ -33,6 +33,12 @@ impl Guest {
         })
     }
 
+    /// Goes on at the export at `uri`, which holds what its disk held.
+    pub fn move_to(&mut self, uri: &str) -> Result<()> {
+        self.disk = Client::open(uri)?;
+        Ok(())
+    }
+
     /// The size of the disk.
     pub fn size(&self) -> Length {
         self.disk.size()

@@ -39,12 +39,12 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = ["step", "on the disk", "sent", "time", "digest"];
         let [step, stored, sent, took, same] = heads;
-        writeln!(f, "{step:<26} {stored:>12} {sent:>12} {took:>8}  {same}")?;
+        writeln!(f, "{step:<28} {stored:>12} {sent:>12} {took:>8}  {same}")?;
         for row in &self.0 {
             let (step, stored, sent) = (row.step, mib(row.stored), mib(row.sent));
             let took = format!("{:.2} s", row.took.as_secs_f64());
             let same = if row.same { "ok" } else { "DIFFERS" };
-            writeln!(f, "{step:<26} {stored:>12} {sent:>12} {took:>8}  {same}")?;
+            writeln!(f, "{step:<28} {stored:>12} {sent:>12} {took:>8}  {same}")?;
         }
         Ok(())
     }

@@ -1,22 +1,23 @@
-//! The whole life of a protected disk in a temporary folder, each step proved by SHA-256.
+//! The whole life of a machine of two disks in a temporary folder, to the other side and back, each
+//! step proved by SHA-256.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use afterimage::block::Length;
-use afterimage::{Clock, MachineName, Protection, Store};
 use anyhow::{Context, Result};
 use clap::Parser;
-use examples::{Guest, Outage, Walk, log_to_stderr, make_image};
+use examples::{Outage, Walk, log_to_stderr, make_image};
 
-/// Protect a disk that a guest writes to, break things, resynchronize, fail over; prove each step.
+/// Protect two disks that guests write to, break things, resynchronize, fail over, replicate in reverse
+/// and fail back; prove each step.
 #[derive(Parser)]
 struct Arguments {
-    /// The image to take a copy of; by default one is made.
+    /// The image to take a copy of as the first disk; by default one is made.
     #[arg(long)]
     disk: Option<PathBuf>,
-    /// The size of the disk that is made.
+    /// The size of the disk that is made. The second has a quarter of it.
     #[arg(long, default_value = "256MiB", conflicts_with = "disk")]
     size: Length,
     /// Keep all files in this new folder.
@@ -24,8 +25,10 @@ struct Arguments {
     keep: Option<PathBuf>,
 }
 
-/// Half a minute of the machine is a quarter of a second.
-const RATE: u32 = 120;
+/// The percentage of each disk that is written in most steps.
+const LITTLE: u64 = 3;
+/// What logs may not hold.
+const TOO_MUCH: u64 = 70;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
@@ -34,39 +37,34 @@ async fn main() -> Result<ExitCode> {
     let temporary = tempfile::tempdir()?;
     let folder = arguments.keep.unwrap_or(temporary.path().join("walk"));
     fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let (image, observer) = (folder.join("disk.raw"), folder.join("observer.raw"));
+    let (system, data) = (folder.join("system.raw"), folder.join("data.raw"));
     match arguments.disk {
-        Some(disk) => drop(fs::copy(disk, &image)?),
-        None => make_image(&image, arguments.size)?,
+        Some(disk) => drop(fs::copy(disk, &system)?),
+        None => make_image(&system, arguments.size)?,
     }
-    fs::copy(&image, &observer)?;
+    let sectors = fs::metadata(&system)?.len() / 4 / 512;
+    make_image(&data, Length::new(sectors.max(1) * 512))?;
 
-    let url = folder.join("replica").display().to_string();
-    let name: MachineName = "walkthrough".parse()?;
-    let socket = format!("unix:{}", folder.join("nbd.sock").display());
-    let protection = Protection::new(name.clone(), vec![image.clone()], &url)
-        .listen(socket.parse()?)
-        .clock(Clock::accelerated(RATE));
-    let (machine, notices) = protection.start().await?;
-    let export = machine.exports().first().context("nothing is served")?;
-    let guest = Guest::new(export, &observer)?;
-    let (little, too_much) = (guest.size().get() / 32, guest.size().get() / 10 * 7);
-    let replica = Store::open(&url).await?.replica(name);
-    let mut walk = Walk::new(folder, guest, notices, replica);
-
-    walk.step("initial replication", Outage::None, little)
+    let mut walk = Walk::begin(folder, vec![system, data]).await?;
+    walk.step("initial replication", Outage::None, LITTLE)
         .await?;
-    walk.step("first delta", Outage::None, little).await?;
-    walk.step("second delta", Outage::None, little).await?;
-    walk.step("third delta", Outage::None, little).await?;
-    walk.step("outage and retries", Outage::UntilRetried, little)
+    walk.step("first delta", Outage::None, LITTLE).await?;
+    walk.step("second delta", Outage::None, LITTLE).await?;
+    walk.step("outage and retries", Outage::UntilRetried, LITTLE)
         .await?;
-    walk.step("log overflow and resync", Outage::UntilOverflow, too_much)
+    walk.step("log overflow and resync", Outage::UntilOverflow, TOO_MUCH)
         .await?;
-    walk.step("delta after the resync", Outage::None, little)
+    walk.step("delta after the resync", Outage::None, LITTLE)
         .await?;
 
-    walk.planned_failover(machine, little).await?;
+    let former = walk.planned_failover(LITTLE).await?;
+    walk.reverse().await?;
+    walk.step("reverse, and a delta", Outage::None, LITTLE)
+        .await?;
+    walk.fail_back(former, LITTLE).await?;
+    walk.reverse().await?;
+    walk.step("a delta as at first", Outage::None, LITTLE)
+        .await?;
 
     println!("\n{}", walk.table());
     let identical = walk.table().all_same();
