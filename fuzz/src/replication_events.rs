@@ -118,6 +118,7 @@ pub fn check(input: &[u8]) {
         now: Time::ZERO,
         barrier: None,
         transfer: None,
+        given_up: None,
         asked: false,
     };
     for (number, step) in steps.iter().enumerate() {
@@ -139,6 +140,8 @@ struct World {
     /// The sequence that the barrier under way begins, and whether quiet is an answer.
     barrier: Option<bool>,
     transfer: Option<Task>,
+    /// The transfer that is to be given up.
+    given_up: Option<Task>,
     /// The guest was asked to hold still, and not yet let go on.
     asked: bool,
 }
@@ -166,7 +169,9 @@ impl World {
                 } else {
                     self.transfer
                 };
-                if let Some(task) = task {
+                if let Some(task) = task.filter(|task| self.given_up == Some(*task)) {
+                    self.handle(Event::Aborted { task });
+                } else if let Some(task) = task {
                     let failure = failure(flop.hopeless, flop.pause_secs);
                     self.handle(Event::Failed { task, failure });
                 }
@@ -193,8 +198,9 @@ impl World {
     }
 
     fn ask(&mut self, number: u8) {
-        use Request::{Enable, Resume, Resync, Stop, Suspend};
-        let request = [Enable, Suspend, Resume, Resync, Stop][usize::from(number) % 5];
+        use Request::{CancelResync, Disable, Enable, Resume, Resync, Stop, Suspend};
+        let requests = [Enable, Suspend, Resume, Resync, Stop, Disable, CancelResync];
+        let request = requests[usize::from(number) % requests.len()];
         let before = self.machine.clone();
         let allowed = self.machine.allowed();
         match self.machine.request(request, self.now) {
@@ -236,7 +242,7 @@ impl World {
         if answered == Some(Task::Barrier) {
             self.barrier = None;
         } else if answered.is_some() && answered == self.transfer {
-            self.transfer = None;
+            (self.transfer, self.given_up) = (None, None);
         }
         self.take(&actions);
     }
@@ -255,7 +261,7 @@ impl World {
         let recovered = recovered.map(|reached| reached.event(self.disks));
         let (machine, actions) = machine.restart(recovered, self.now);
         self.machine = machine;
-        (self.barrier, self.transfer) = (None, None);
+        (self.barrier, self.transfer, self.given_up) = (None, None, None);
         self.take(&actions);
     }
 
@@ -290,7 +296,15 @@ impl World {
                 }
                 Action::Quiesce { .. } => self.asked = true,
                 Action::Thaw => self.asked = false,
-                Action::ReleaseSnapshot | Action::Report(_) | Action::Stopped { .. } => {}
+                Action::Abort(task) => {
+                    assert_eq!(self.transfer, Some(*task), "it is not under way");
+                    assert_eq!(self.given_up, None, "it is given up already");
+                    self.given_up = Some(*task);
+                }
+                Action::Release
+                | Action::ReleaseSnapshot
+                | Action::Report(_)
+                | Action::Stopped { .. } => {}
                 other => panic!("an action that this target does not know: {other:?}"),
             }
         }
@@ -347,7 +361,7 @@ fn answered(event: &Event) -> Option<Task> {
         Event::Shipped | Event::LogUnreadable { .. } => Some(Task::Ship),
         Event::Resynchronized { .. } => Some(Task::Resync),
         Event::Prepared => Some(Task::Prepare),
-        Event::Failed { task, .. } => Some(*task),
+        Event::Failed { task, .. } | Event::Aborted { task } => Some(*task),
         _ => None,
     }
 }
