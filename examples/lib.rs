@@ -152,6 +152,9 @@ fn text(notice: &Notice) -> String {
             format!("recovery points are late: the newest is {rpo_secs} s old")
         }
         Notice::RecoveryPointsOnTime => "recovery points are on time again".into(),
+        Notice::Stalled { task, idle_secs } => {
+            format!("cannot {task}: it has not moved for {idle_secs} s")
+        }
         Notice::Stopped { complete: true } => "stopped; the replica holds every write".into(),
         Notice::Stopped { complete: false } => {
             "stopped; what is not shipped yet is kept and goes on at the next start".into()

@@ -70,6 +70,17 @@ fn print(status: &Status) {
         "  {} still to be shipped at the last report",
         status.lag_bytes
     );
+    if let Some(seen) = &status.statistics {
+        println!(
+            "  cycles: {} succeeded, {} missed, {} attempts failed; {} shipped, mean latency {}",
+            seen.succeeded,
+            seen.missed,
+            seen.failed,
+            seen.bytes,
+            seen.latency_mean_ms
+                .map_or("none".into(), |mean| format!("{mean} ms"))
+        );
+    }
     for disk in &status.disks {
         println!("  disk {} of {}", disk.name, disk.size);
     }

@@ -17,7 +17,7 @@ use crate::notes;
 use crate::notice::Notice;
 use crate::quiesce::{self, Ask};
 use crate::resync::Pass;
-use crate::shared::Shared;
+use crate::shared::{Running, Shared};
 use crate::transfer::{self, Claimed};
 use crate::{Error, Result};
 
@@ -56,6 +56,8 @@ pub(crate) struct Driver {
     results: mpsc::UnboundedReceiver<Done>,
     guest: mpsc::UnboundedSender<Ask>,
     shown: Option<State>,
+    /// The job that ran when it was last looked at.
+    seen: Option<Running>,
     stopped: Option<bool>,
 }
 
@@ -78,6 +80,7 @@ impl Driver {
             done,
             results,
             shown: None,
+            seen: None,
             stopped: None,
         }
     }
@@ -161,7 +164,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Looks at the open logs: they may outgrow their share of the disks between two barriers.
+    /// Looks at the open logs, which may outgrow their share of the disks between two barriers, and at
+    /// how far the job is that runs.
     fn watch(&mut self) -> Result<()> {
         let lengths = self.shared.generations.open_lengths();
         let now = self.now();
@@ -169,6 +173,13 @@ impl Driver {
         if self.shared.generations.nearly_full() {
             actions.extend(self.machine.handle(Event::LogNearlyFull, now));
         }
+        let running = self.shared.running();
+        if self.seen != running
+            && let Some(task) = running.and_then(|running| running.kind.task())
+        {
+            actions.extend(self.machine.handle(Event::Progressed { task }, now));
+        }
+        self.seen = running;
         if actions.is_empty() {
             return Ok(());
         }
@@ -321,6 +332,8 @@ impl Driver {
             pending: self.machine.unshipped_bytes_after(brought),
             interval_secs: self.machine.policy().interval.as_secs(),
             time: Timestamp::from(std::time::SystemTime::now()),
+            statistics: Some(self.machine.statistics(self.now())),
+            positions: Some(self.machine.positions()),
         }
     }
 
@@ -392,6 +405,11 @@ impl Driver {
                 rpo_secs: rpo.as_secs(),
             },
             Report::RecoveryPointsOnTime => Notice::RecoveryPointsOnTime,
+            Report::Stalled { task, idle } => Notice::Stalled {
+                task,
+                idle_secs: idle.as_secs(),
+            },
+            Report::MovesAgain { task } => Notice::MovesAgain { task },
             _ => return,
         });
     }

@@ -96,8 +96,8 @@ pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
     ApplicationConsistent, Bandwidth, BandwidthRule, DivergenceToken, ErrorCode, Health, Job,
-    JobError, JobKind, JobState, JobTask, Policy, Progress, Request, ResyncReason, Role, Scope,
-    State, Task, TimeOfDay, Weekday, Window, Zone,
+    JobError, JobKind, JobState, JobTask, Policy, Positions, Progress, Request, ResyncReason, Role,
+    Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{

@@ -59,6 +59,18 @@ pub enum Notice {
     },
     /// Recovery points are no longer late.
     RecoveryPointsOnTime,
+    /// A transfer does not move.
+    Stalled {
+        /// Which.
+        task: Task,
+        /// For how long, in seconds of the machine's clock.
+        idle_secs: u64,
+    },
+    /// A transfer that had stalled moves again.
+    MovesAgain {
+        /// Which.
+        task: Task,
+    },
     /// A resynchronization is done.
     Resync {
         /// Why it was required.

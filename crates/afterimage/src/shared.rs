@@ -32,6 +32,15 @@ pub(crate) struct Shared {
     pub(crate) jobs: Mutex<Jobs>,
 }
 
+/// How far a job is that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    id: u64,
+    pub(crate) kind: JobKind,
+    progress: Progress,
+    steps: usize,
+}
+
 /// What the engine keeps with a replica: the state that its manifest carries for us.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Kept {
@@ -114,6 +123,19 @@ impl Shared {
 
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the job is that runs.
+    pub(crate) fn running(&self) -> Option<Running> {
+        let jobs = self.jobs();
+        let running = jobs.iter().find(|job| job.state == JobState::InProgress)?;
+        let begun = running.tasks.iter();
+        Some(Running {
+            id: running.id,
+            kind: running.kind,
+            progress: running.progress,
+            steps: begun.filter(|task| task.started.is_some()).count(),
+        })
     }
 
     /// What is kept with the replica from now on, which is published in `epoch`.

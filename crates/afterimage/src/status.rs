@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use afterimage_block::{Epoch, Length, Timestamp};
-use afterimage_replication::{Health, PrimaryReport, Role, State};
+use afterimage_replication::{Health, Positions, PrimaryReport, Role, State, Statistics};
 use afterimage_store::{MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
@@ -39,6 +39,10 @@ pub struct Status {
     pub disks: Vec<ReplicaDisk>,
     /// The primary's newest jobs that had ended when it last reported.
     pub jobs: Vec<Job>,
+    /// What had come of the primary's cycles when it last reported.
+    pub statistics: Option<Statistics>,
+    /// How far its writes had come then.
+    pub positions: Option<Positions>,
     /// When the primary last reported.
     pub reported: Option<Timestamp>,
     /// Whether the primary reported within its last two intervals, and not that it is stopped: an
@@ -75,6 +79,8 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         recovery_points: manifest.points,
         disks: manifest.disks,
         jobs: kept.jobs,
+        statistics: primary.as_ref().and_then(|primary| primary.statistics),
+        positions: primary.as_ref().and_then(|primary| primary.positions),
         reported: primary.map(|primary| primary.time),
         diverged: kept.notes.diverged,
         tested: kept.notes.tested,

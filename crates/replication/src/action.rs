@@ -146,4 +146,16 @@ pub enum Report {
     },
     /// Recovery points are no longer late.
     RecoveryPointsOnTime,
+    /// A transfer has not moved for two intervals.
+    Stalled {
+        /// Which.
+        task: Task,
+        /// For how long.
+        idle: Duration,
+    },
+    /// A transfer that had stalled moves again.
+    MovesAgain {
+        /// Which.
+        task: Task,
+    },
 }

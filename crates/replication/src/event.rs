@@ -163,6 +163,11 @@ pub enum Event {
         /// The disk's index.
         disk: usize,
     },
+    /// A transfer moves: something of it was done since the last time.
+    Progressed {
+        /// Which.
+        task: Task,
+    },
     /// A transfer was given up, as [`Action::Abort`](crate::Action::Abort) asked.
     Aborted {
         /// Which.

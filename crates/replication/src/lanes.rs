@@ -40,6 +40,8 @@ pub(crate) struct Ordered {
 struct Transfer {
     task: Task,
     started: Time,
+    /// When it last moved on.
+    moved: Time,
     /// Whether the driver was asked to give it up.
     aborted: bool,
 }
@@ -100,6 +102,7 @@ impl Lanes {
         self.transfer = Some(Transfer {
             task,
             started: now,
+            moved: now,
             aborted: false,
         });
     }
@@ -111,6 +114,19 @@ impl Lanes {
             started: transfer.started,
             aborted: transfer.aborted,
         })
+    }
+
+    /// The transfer, if it is `task`, has moved on; whether it is.
+    pub(crate) fn moved(&mut self, task: Task, now: Time) -> bool {
+        let running = self.transfer.as_mut();
+        let running = running.filter(|running| running.task == task);
+        running.map(|running| running.moved = now).is_some()
+    }
+
+    /// The transfer, unless it is given up, and when it last moved on.
+    pub(crate) fn moving_since(&self) -> Option<(Task, Time)> {
+        let running = self.transfer.filter(|running| !running.aborted)?;
+        Some((running.task, running.moved))
     }
 
     /// Has the transfer given up, if it is one that `gives_up`. It stays under way until its answer

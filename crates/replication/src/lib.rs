@@ -70,6 +70,7 @@ mod replica;
 mod request;
 mod scope;
 mod state;
+mod statistics;
 mod view;
 
 pub use action::{Action, Barrier, Report, Shipment};
@@ -85,3 +86,5 @@ pub use replica::{FailoverKind, NotAllowed, PrimaryReport, ReplicaRequest, Repli
 pub use request::{Condition, Refused};
 pub use scope::Scope;
 pub use state::{Health, ResyncReason, State};
+pub use statistics::Statistics;
+pub use view::Positions;

@@ -11,7 +11,7 @@ use crate::Machine;
 use crate::action::{Action, Barrier, Shipment};
 use crate::event::{Task, Tracking};
 use crate::lanes::Closing;
-use crate::machine::{Copying, Phase, Quiesce, Start};
+use crate::machine::{Copying, Hold, Phase, Quiesce, Start};
 
 impl Machine {
     /// Fills the free lanes.
@@ -29,6 +29,8 @@ impl Machine {
         }
         actions.extend(self.stopped());
         actions.extend(self.check_rpo(now));
+        actions.extend(self.check_progress(now));
+        self.check_statistics(now);
         self.lanes.window_opens = self.window_opens(now);
         actions
     }
@@ -48,7 +50,15 @@ impl Machine {
             .map(afterimage_retry::Retry::due)
             .filter(|due| waits && self.awaits_retry(*due));
         let window = self.lanes.window_opens;
-        let times = [barrier, retry, quiesce, window, self.late_at()];
+        let times = [
+            barrier,
+            retry,
+            quiesce,
+            window,
+            self.late_at(),
+            self.overdue_at(),
+            self.stalls_at(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -80,9 +90,26 @@ impl Machine {
             }
             _ => return None,
         };
+        if !barrier.snapshot && !closing {
+            self.begin_cycle(now);
+        }
         let eligible = self.phase.follows_base();
         self.lanes.start_barrier(barrier.clone(), eligible, now);
         Some(Action::Barrier(barrier))
+    }
+
+    /// A cycle begins, unless there is nothing to serve yet or the owner wants none.
+    fn begin_cycle(&mut self, now: Time) {
+        let served = matches!(
+            self.phase,
+            Phase::Delta | Phase::ResyncRequired { .. } | Phase::Resyncing { .. }
+        );
+        if served && self.hold != Some(Hold::Suspended) {
+            self.monitor
+                .cycle_begins(now, self.policy.monitoring_window);
+        } else {
+            self.monitor.cycle_dropped();
+        }
     }
 
     /// Whether the interval is over, and nobody is asked to hold still yet.

@@ -3,7 +3,7 @@
 use afterimage_block::{Epoch, Length, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Health, State};
+use crate::{Health, Positions, State, Statistics};
 
 /// What a replica is at present. Kept in the replica's manifest and changed only by its
 /// compare-and-swap.
@@ -73,6 +73,12 @@ pub struct PrimaryReport {
     pub interval_secs: u64,
     /// When it wrote this.
     pub time: Timestamp,
+    /// What came of its cycles; `None` where an earlier release wrote it.
+    #[serde(default)]
+    pub statistics: Option<Statistics>,
+    /// How far its writes had come.
+    #[serde(default)]
+    pub positions: Option<Positions>,
 }
 
 /// What a replica's operator can ask of it. A test failover asks nothing: it reads a recovery point

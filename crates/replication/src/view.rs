@@ -1,10 +1,27 @@
 //! What a machine shows of itself.
 
 use afterimage_block::{Epoch, Length, Sequence};
+use serde::{Deserialize, Serialize};
 
 use crate::event::{Failure, Task, Tracking};
 use crate::machine::{Copying, Hold, Machine, Phase};
 use crate::{Health, Policy, Scope, State};
+
+/// How far a machine's writes have come, as proven positions: generations rather than times.
+///
+/// A replica applies a generation in the same publication that makes it durable, so that what is
+/// applied is what is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Positions {
+    /// The generation that takes the writes.
+    pub appended: Sequence,
+    /// The newest generation that is sealed, or shipped already.
+    pub sealed: Option<Sequence>,
+    /// The newest generation that the replica has acknowledged as durable, and applied.
+    pub durable: Option<Sequence>,
+    /// The newest recovery point that the replica has acknowledged, with all disks.
+    pub recoverable: Option<Sequence>,
+}
 
 impl Machine {
     /// The state under the name that users know.
@@ -28,7 +45,10 @@ impl Machine {
 
     /// How well the machine is protected: Critical when nothing is sent until somebody acts or a
     /// resynchronization is required; Warning while initial replication, a resynchronization or a
-    /// retry is under way, the machine is suspended, or recovery points are late.
+    /// retry is under way, the machine is suspended, a transfer does not move, recovery points
+    /// are late, the last cycle that
+    /// succeeded is more than an hour ago, more than 20 % of the cycles of the monitoring window were
+    /// missed, or their mean latency was over 5 min.
     pub fn health(&self) -> Health {
         match (&self.hold, &self.phase) {
             (_, Phase::Disabled) => Health::NotApplicable,
@@ -37,8 +57,12 @@ impl Machine {
             }
             (Some(Hold::Suspended), _)
             | (_, Phase::Enabling | Phase::Copying(_) | Phase::Resyncing { .. }) => Health::Warning,
-            (None, _) if self.retry.is_some() || self.late => Health::Warning,
-            (None, Phase::Delta | Phase::Prepared) => Health::Normal,
+            (None, Phase::Prepared) => Health::Normal,
+            (None, _) if self.retry.is_some() || self.late || self.alarms.ill_served => {
+                Health::Warning
+            }
+            (None, _) if self.alarms.stalled => Health::Warning,
+            (None, Phase::Delta) => Health::Normal,
         }
     }
 
@@ -72,6 +96,17 @@ impl Machine {
     /// What is kept of writes.
     pub const fn tracking(&self) -> Tracking {
         self.tracking
+    }
+
+    /// How far the machine's writes have come.
+    pub fn positions(&self) -> Positions {
+        let newest = self.queue.back().map(|sealed| sealed.sequence);
+        Positions {
+            appended: self.open,
+            sealed: newest.max(self.durable),
+            durable: self.durable,
+            recoverable: self.point,
+        }
     }
 
     /// The newest generation that the replica has acknowledged as durable.

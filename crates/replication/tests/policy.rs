@@ -217,6 +217,8 @@ fn policies_out_of_range_are_refused() {
     assert!(change(|p| p.resync_threshold_percent = 101).is_err());
     assert!(change(|p| p.recovery_points_max = 0).is_err());
     assert!(change(|p| p.hourly_points = 8_761).is_err());
+    assert!(change(|p| p.monitoring_window = Duration::from_mins(59)).is_err());
+    assert!(change(|p| p.monitoring_window = Duration::from_hours(169)).is_err());
     assert!(change(|p| p.recovery_points_age_max = Some(Duration::ZERO)).is_err());
     assert!(change(|p| p.rpo_alert = Some(Duration::ZERO)).is_err());
     let every = |every| {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Job, JobKind, JobState};
-use crate::{FailoverKind, Machine, ReplicaRequest, Request, Role};
+use crate::{FailoverKind, Machine, ReplicaRequest, Request, Role, Task};
 
 /// What an owner can do about a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,6 +21,18 @@ pub enum JobAction {
 }
 
 impl JobKind {
+    /// The machine's task that it is a part of; `None` for an operator's.
+    pub const fn task(self) -> Option<Task> {
+        match self {
+            Self::EnableProtection => Some(Task::Claim),
+            Self::InitialReplication | Self::FinalizeProtection => Some(Task::Copy),
+            Self::Delta => Some(Task::Ship),
+            Self::Resynchronize => Some(Task::Resync),
+            Self::PrepareFailover => Some(Task::Prepare),
+            _ => None,
+        }
+    }
+
     /// The request to its machine that does `action` to a job of this kind; `None` where nothing does.
     pub const fn request(self, action: JobAction) -> Option<Request> {
         match (action, self) {
@@ -99,7 +111,7 @@ mod tests {
     use afterimage_retry::{Class, Time};
 
     use super::*;
-    use crate::{ErrorCode, Event, Failure, JobError, Jobs, Policy, Task};
+    use crate::{ErrorCode, Event, Failure, JobError, Jobs, Policy};
 
     fn at(nanos: u64) -> Timestamp {
         Timestamp::from_nanos(nanos)

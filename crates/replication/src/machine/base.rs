@@ -3,9 +3,10 @@
 use afterimage_block::Sequence;
 use afterimage_retry::Time;
 
-use super::{Copying, Machine, Phase, Quiesce, Start};
+use super::{Alarms, Copying, Machine, Phase, Quiesce, Start};
 use crate::action::{Action, Report};
 use crate::event::{BarrierReached, Task};
+use crate::statistics::Monitor;
 use crate::{ResyncReason, Scope};
 
 impl Machine {
@@ -61,7 +62,9 @@ impl Machine {
         self.doubt.fill(Scope::NOTHING);
         self.phase = Phase::Disabled;
         (self.hold, self.retry, self.durable, self.recoverable) = (None, None, None, None);
-        (self.settled, self.late) = (false, false);
+        (self.settled, self.late, self.point) = (false, false, None);
+        self.alarms = Alarms::default();
+        self.monitor = Monitor::default();
         actions
     }
 
@@ -151,6 +154,7 @@ impl Machine {
         {
             self.durable = Some(base);
             if snapshot.is_some_and(|(snapshot, _)| snapshot == base) {
+                self.point = Some(base);
                 actions.extend(self.recoverable_to(ordered, now));
             }
         }

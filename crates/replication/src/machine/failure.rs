@@ -13,7 +13,7 @@ impl Machine {
             Task::Quiesce => return self.quiesce_failed(failure, now),
             _ => {}
         }
-        let Some(ended) = self.lanes.finish_transfer(task) else {
+        let Some(ended) = self.end_transfer(task) else {
             return Vec::new();
         };
         let mut actions = self.cut_short(task);
@@ -25,7 +25,7 @@ impl Machine {
 
     /// A transfer was given up, as it was asked to be.
     pub(super) fn aborted(&mut self, task: Task) -> Vec<Action> {
-        match self.lanes.finish_transfer(task) {
+        match self.end_transfer(task) {
             Some(_) => self.cut_short(task),
             None => Vec::new(),
         }
@@ -48,6 +48,7 @@ impl Machine {
         let Some(ordered) = self.lanes.finish_barrier() else {
             return Vec::new();
         };
+        self.count_failed(&failure, now);
         self.lanes.give_up_closing();
         self.next_barrier = now + self.policy.interval;
         self.lanes.no_barrier_before = Some(self.next_barrier);
@@ -69,6 +70,7 @@ impl Machine {
         now: Time,
     ) -> Vec<Action> {
         self.lanes.give_up_closing();
+        self.count_failed(&failure, now);
         let retry = self.retry.get_or_insert(Retry::begin(started));
         let (class, pause) = (failure.class, failure.retry_after);
         match retry.failed(&self.policy.retry, class, pause, now) {
@@ -80,6 +82,12 @@ impl Machine {
             })],
             Decision::GiveUp(_) => self.become_critical(task, failure),
         }
+    }
+
+    fn count_failed(&mut self, failure: &Failure, now: Time) {
+        let recoverable = failure.class == Class::Recoverable;
+        self.monitor
+            .failed(recoverable, now, self.policy.monitoring_window);
     }
 
     pub(super) fn give_up(&mut self, task: Task, message: &str) -> Vec<Action> {

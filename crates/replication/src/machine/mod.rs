@@ -7,6 +7,7 @@ mod failure;
 mod quiesce;
 mod resync;
 mod rpo;
+mod stall;
 mod table;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use crate::action::Action;
 use crate::event::{BarrierReached, Event, Failure, Request, Task, Tracking};
 use crate::lanes::Lanes;
 use crate::request::Refused;
+use crate::statistics::Monitor;
 use crate::{Grant, Policy, ResyncReason, Scope};
 
 pub(crate) use quiesce::Quiesce;
@@ -59,8 +61,24 @@ pub struct Machine {
     /// Whether the owner has been told that recovery points are late.
     #[serde(default)]
     pub(crate) late: bool,
+    /// The newest recovery point that the replica has.
+    #[serde(default)]
+    pub(crate) point: Option<Sequence>,
+    #[serde(default)]
+    pub(crate) monitor: Monitor,
+    #[serde(default)]
+    pub(crate) alarms: Alarms,
     #[serde(skip)]
     pub(crate) lanes: Lanes,
+}
+
+/// What health was found to suffer from when it was last looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Alarms {
+    /// Too many cycles were missed, or came too late, or the last that succeeded is too long ago.
+    pub(crate) ill_served: bool,
+    /// The transfer under way does not move, and the owner has been told.
+    pub(crate) stalled: bool,
 }
 
 /// What the machine is working towards.
@@ -178,6 +196,9 @@ impl Machine {
             next_application: Time::ZERO,
             recoverable: None,
             late: false,
+            point: None,
+            monitor: Monitor::default(),
+            alarms: Alarms::default(),
             lanes: Lanes::default(),
         }
     }
@@ -207,6 +228,7 @@ impl Machine {
         self.lanes = Lanes::default();
         self.next_barrier = now + self.policy.interval;
         self.retry = None;
+        self.alarms.stalled = false;
         self.hold
             .take_if(|hold| matches!(hold, Hold::Critical { .. }));
         match &mut self.phase {

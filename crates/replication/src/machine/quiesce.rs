@@ -121,6 +121,8 @@ impl Machine {
         if let Some(application) = self.policy.application_consistent {
             self.next_application = now + application.every;
         }
+        self.monitor
+            .application_failed(now, self.policy.monitoring_window);
         let mut actions = vec![Action::Report(Report::CrashConsistentOnly { failure })];
         actions.extend(self.let_go());
         actions

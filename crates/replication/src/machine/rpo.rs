@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use afterimage_block::Sequence;
 use afterimage_retry::Time;
 
 use super::{Machine, Phase};
+use crate::Statistics;
 use crate::action::{Action, Report};
 
 impl Machine {
@@ -17,6 +19,33 @@ impl Machine {
         }
         self.recoverable.map(|recoverable| now.since(recoverable))
     }
+
+    /// What came of the cycles within the policy's monitoring window.
+    pub fn statistics(&self, now: Time) -> Statistics {
+        let pending = self.unshipped_bytes_after(Sequence::ZERO);
+        self.monitor
+            .statistics(pending, now, self.policy.monitoring_window)
+    }
+
+    /// When the last cycle that succeeded is too long ago, unless that is known.
+    pub(crate) fn overdue_at(&self) -> Option<Time> {
+        let waits = self.has_base() && self.phase != Phase::Prepared && !self.lanes.is_closing();
+        let last = self
+            .monitor
+            .last_success
+            .filter(|_| waits && !self.alarms.ill_served)?;
+        Some(last + Self::SUCCESS_MAX)
+    }
+
+    /// Looks at the statistics, for the health.
+    pub(crate) fn check_statistics(&mut self, now: Time) {
+        let last = self.monitor.last_success;
+        let overdue = last.is_some_and(|last| now.since(last) >= Self::SUCCESS_MAX);
+        self.alarms.ill_served = overdue || !self.statistics(now).is_normal();
+    }
+
+    /// The longest time between two cycles that succeed.
+    const SUCCESS_MAX: Duration = Duration::from_hours(1);
 
     /// The replica can be failed over to the machine as it was at `time`.
     pub(super) fn recoverable_to(&mut self, time: Option<Time>, now: Time) -> Vec<Action> {
@@ -40,6 +69,8 @@ impl Machine {
             newest.ordered = newest.ordered.max(Some(at));
             return Vec::new();
         }
+        self.monitor
+            .cycle_succeeded(now, self.policy.monitoring_window);
         self.recoverable_to(Some(at), now)
     }
 

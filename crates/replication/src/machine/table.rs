@@ -77,6 +77,7 @@ impl Machine {
             (_,                   E::ChangedUntracked { disk })   => self.changed_untracked(disk),
             (_,                   E::Failed { task, failure })    => self.failed(task, failure, now),
 
+            (_,                   E::Progressed { task })         => self.progressed(task, now),
             (_,                   E::Aborted { task })            => self.aborted(task),
 
             // It was cancelled, and done before it could be given up: a claim tells where the replica is.
@@ -86,7 +87,7 @@ impl Machine {
 
     /// Ends the attempt at `task`, if it is under way.
     fn finish(&mut self, task: Task) -> bool {
-        let finished = self.lanes.finish_transfer(task);
+        let finished = self.end_transfer(task);
         if finished.is_some() {
             self.retry = None;
         }

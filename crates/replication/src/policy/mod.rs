@@ -44,6 +44,8 @@ pub struct Policy {
     /// The age past which the newest recovery point raises an alarm, 1 s to 7 days; see
     /// [`Policy::rpo_limit`]. Default 15 min.
     pub rpo_alert: Option<Duration>,
+    /// How far back statistics and health look, 1 h to 7 days. Default 12 h.
+    pub monitoring_window: Duration,
     /// When recoverable errors are tried again. Default after 1, 2, 4, 8 and 10 min from the first
     /// attempt's start, then every 30 min.
     pub retry: Schedule,
@@ -83,6 +85,7 @@ impl Default for Policy {
             application_consistent: None,
             bandwidth: Bandwidth::default(),
             rpo_alert: Some(Duration::from_mins(15)),
+            monitoring_window: Duration::from_hours(12),
             retry: Schedule::default(),
         }
     }
@@ -134,6 +137,13 @@ impl Policy {
             rules,
             0..=Bandwidth::RULES_MAX,
             "at most 672 rules",
+        )?;
+        let windows = Duration::from_hours(1)..=Duration::from_hours(7 * 24);
+        within(
+            "monitoring_window",
+            self.monitoring_window,
+            windows,
+            "1 h to 7 days",
         )?;
         if let Some(alert) = self.rpo_alert {
             let range = second..=Duration::from_hours(7 * 24);

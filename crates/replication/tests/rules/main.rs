@@ -5,4 +5,5 @@ mod gaps;
 mod hours;
 mod quiesce;
 mod rpo;
+mod statistics;
 mod walk;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use afterimage_replication::{Action, Event, Health, Policy, Report};
+use afterimage_replication::{Action, Event, Health, Policy, Report, Task};
 use afterimage_retry::Time;
 
 use crate::walk::Walk;
@@ -69,10 +69,14 @@ fn late_points_are_reported_once_and_so_is_the_end_of_it() {
             walk.tell(Event::Quiet);
         }
     }
+    let (task, idle) = (Task::Ship, Duration::from_mins(1));
     let rpo = Duration::from_mins(15);
-    assert_eq!(reports, [Report::RecoveryPointsLate { rpo }]);
+    let late = Report::RecoveryPointsLate { rpo };
+    assert_eq!(reports, [Report::Stalled { task, idle }, late]);
     assert_eq!(walk.machine.health(), Health::Warning);
     let actions = walk.tell(Event::Shipped);
     assert!(actions.contains(&Action::Report(Report::RecoveryPointsOnTime)));
-    assert_eq!(walk.machine.health(), Health::Normal);
+    let seen = walk.machine.statistics(walk.now);
+    assert!(!seen.is_normal(), "most cycles were missed: {seen:?}");
+    assert_eq!(walk.machine.health(), Health::Warning);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use afterimage_block::{Epoch, Extent, ExtentSet, Length, Offset, Sequence, Timestamp};
 use afterimage_replication::{
     Action, ApplicationConsistent, Barrier, BarrierReached, Ended, Event, Failure, Machine, Policy,
-    Position, Scope, State, Task, Tracking,
+    Position, Report, Scope, State, Task, Tracking,
 };
 use afterimage_retry::{Class, Time};
 
@@ -18,7 +18,7 @@ use afterimage_retry::{Class, Time};
 const MACHINES_MAX: usize = 20_000;
 
 /// The events that are tried, apart from requests.
-pub(crate) const EVENTS: [&str; 25] = [
+pub(crate) const EVENTS: [&str; 26] = [
     "claimed, no base there",
     "claimed, at the newest acknowledged",
     "claimed, an older state there",
@@ -39,6 +39,7 @@ pub(crate) const EVENTS: [&str; 25] = [
     "failed, recoverable",
     "failed, not recoverable",
     "given up",
+    "moved on",
     "barrier failed",
     "hook failed",
     "time",
@@ -47,7 +48,7 @@ pub(crate) const EVENTS: [&str; 25] = [
 ];
 
 /// The actions that must be among those found.
-pub(crate) const ACTIONS: [&str; 20] = [
+pub(crate) const ACTIONS: [&str; 22] = [
     "Claim",
     "Barrier",
     "Barrier + snapshot",
@@ -67,6 +68,8 @@ pub(crate) const ACTIONS: [&str; 20] = [
     "Report GaveUp",
     "Report ResyncRequired",
     "Report CrashConsistentOnly",
+    "Report Stalled",
+    "Report MovesAgain",
     "Stopped",
 ];
 
@@ -117,6 +120,8 @@ struct Node {
     pending: Vec<Action>,
     /// What the replica has.
     replica: Option<Sequence>,
+    /// Whether a transfer was reported not to move, the last that was heard of it.
+    stalled: bool,
 }
 
 /// Every edge that is found.
@@ -147,6 +152,7 @@ fn search(policy: Policy, edges: &mut BTreeMap<Edge, Seen>) {
         now: Time::ZERO,
         pending: Vec::new(),
         replica: None,
+        stalled: false,
     };
     let mut known = HashSet::from([first.what_decides()]);
     let mut queue = VecDeque::from([first]);
@@ -184,7 +190,7 @@ impl Node {
                 (machine.state(), machine.allowed(), machine.tracking()),
                 (pending, machine.unshipped().next().is_some()),
                 doubt,
-                self.replica > machine.durable(),
+                (self.replica > machine.durable(), self.stalled),
             )
         )
     }
@@ -229,6 +235,11 @@ impl Node {
             let actions = next.machine.handle(event, next.now);
             steps.push(next.asked_for(name.into(), actions));
         }
+        if let Some(task) = self.pending.iter().find_map(task_of) {
+            let mut next = self.clone();
+            let actions = next.machine.handle(Event::Progressed { task }, next.now);
+            steps.push(next.asked_for("moved on".into(), actions));
+        }
         if let Some(at) = self.machine.next_timeout() {
             let mut next = self.clone();
             next.now = at.max(self.now);
@@ -253,6 +264,10 @@ impl Node {
     }
 
     fn asked_for(mut self, event: String, actions: Vec<Action>) -> (String, Self, Vec<Action>) {
+        if event != "moved on" {
+            let stalls = |action: &Action| matches!(action, Action::Report(Report::Stalled { .. }));
+            self.stalled = actions.iter().any(stalls);
+        }
         let awaited =
             |action: &&Action| task_of(action).is_some() || matches!(action, Action::Abort(_));
         let wait = actions.iter().filter(awaited);
