@@ -143,6 +143,8 @@ fn a_plan_survives_a_kill(folder: &Path) {
     let report = ends_with(folder, "report shop.toml", 0);
     assert_eq!(report.matches("done in").count(), 13, "{report}");
     assert!(report.contains("the run is over"));
+    // Of those that the kill did not cut short: a planned failover loses nothing.
+    assert!(report.matches(", RPO 0s").count() >= 7, "{report}");
 }
 
 fn what_is_wrong_is_refused(folder: &Path) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use afterimage::{Failover, PointSelector, Replica, Store, fail_over};
+use afterimage::{Clock, Failover, PointSelector, Replica, Store, fail_over};
 use afterimage_plan::{Action, Kind, Outcome, Task, Work};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -53,8 +53,14 @@ async fn machine(name: &str, kind: Kind, site: &Site, store: &Store) -> Result<S
         return Ok("its images were complete before the run was cut short".into());
     }
     let done = fail_over(&replica, how, PointSelector::Latest, &out, |_, _| ()).await?;
-    let time = shown_time(done.time);
-    Ok(format!("recovery point {} of {time}", done.sequence))
+    let (point, time) = (done.sequence, shown_time(done.time));
+    let lost = match kind {
+        // The last delta was there.
+        Kind::Planned => Duration::ZERO,
+        _ => Clock::timestamp().since(done.time),
+    };
+    let rpo = humantime::format_duration(Duration::from_secs(lost.as_secs()));
+    Ok(format!("recovery point {point} of {time}, RPO {rpo}"))
 }
 
 /// Whether all images are there, which have their names when they are complete. If only some are, no
