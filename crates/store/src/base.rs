@@ -6,8 +6,9 @@ use afterimage_block::{BlockRead, ContentDigest, Extent, Length, RunKind};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::index::{DiskObjects, Page, Root, block_digests, chunk_digest, chunk_in_page, pages};
+use crate::index::{Page, Root, block_digests, chunk_digest, chunk_in_page, pages};
 use crate::layout::{Birth, CHUNK, Node};
+use crate::objects::DiskObjects;
 use crate::{Error, Result};
 
 /// Chunks of one page that are read and stored at the same time.

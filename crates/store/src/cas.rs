@@ -23,7 +23,11 @@ where
 {
     for _ in 1..READS {
         match read().await {
-            Err(error @ (Error::Damaged { .. } | Error::OtherFormat { .. })) => {
+            Err(
+                error @ (Error::Damaged { .. }
+                | Error::OtherFormat { .. }
+                | Error::RolledBack { .. }),
+            ) => {
                 tracing::warn!(%error, "it is read again");
             }
             result => return result,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use afterimage_block::{Epoch, MachineId, Sequence};
 
-use crate::Throttled;
-use crate::manifest::FORMAT;
+use crate::manifest::{FORMAT, FORMAT_SEALED};
+use crate::{Newness, Throttled};
 
 /// The result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,8 +57,8 @@ pub enum Error {
     },
     /// The store was written by a release that is newer, or from before the first.
     #[error(
-        "the store has format {found}, and this release knows format {FORMAT}: use a release that \
-         knows it, or begin a new store"
+        "the store has format {found}, and this release knows formats {FORMAT} and \
+         {FORMAT_SEALED}: use a release that knows it, or begin a new store"
     )]
     OtherFormat {
         /// The store's format.
@@ -92,6 +92,44 @@ pub enum Error {
         own: Epoch,
         /// The replica's.
         current: Epoch,
+    },
+    /// The machine is encrypted.
+    #[error("replica `{0}` is encrypted: give its key file or passphrase")]
+    KeyMissing(String),
+    /// The machine is not encrypted.
+    #[error(
+        "replica `{0}` is not encrypted, but a key was given: either it was begun without one, or \
+         somebody has put another in its place"
+    )]
+    KeyUnused(String),
+    /// The machine's key is wrapped by another key or passphrase.
+    #[error("the key that was given does not open replica `{name}`, which needs its {needs}")]
+    KeyWrong {
+        /// The replica.
+        name: String,
+        /// What its key is wrapped by: `key file` or `passphrase`.
+        needs: &'static str,
+    },
+    /// A file is not that of a key or passphrase.
+    #[error("no key can be read from `{path}`: {reason}")]
+    KeyFile {
+        /// The file.
+        path: String,
+        /// Why, without any of its content.
+        reason: String,
+    },
+    /// The operating system gave no random numbers, without which nothing can be encrypted.
+    #[error("the operating system gives no random numbers: {0}")]
+    NoRandom(String),
+    /// The manifest is older than one that was seen before.
+    #[error("replica `{name}` was rolled back: it is at {found}, and was at {seen} before")]
+    RolledBack {
+        /// The replica.
+        name: String,
+        /// What is there.
+        found: Newness,
+        /// What was seen before.
+        seen: Newness,
     },
     /// The caller's condition for a change was not met.
     #[error("{0}")]

@@ -2,14 +2,11 @@
 
 use afterimage_block::{ContentDigest, Epoch, Extent, Length, Offset, Sequence};
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
-use object_store::path::Path;
-use object_store::{GetOptions, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
 
-use crate::cas::proved;
-use crate::layout::{BLOCK, Birth, CHUNK, DiskLayout, Node, PAGE};
-use crate::{Error, Result, Store};
+use crate::Result;
+use crate::layout::{BLOCK, Birth, CHUNK, Node, PAGE};
+use crate::objects::DiskObjects;
 
 const DIGEST: usize = 32;
 /// The encoded birth of an object.
@@ -199,13 +196,6 @@ fn root_digest(encoded: &[u8]) -> ContentDigest {
     ContentDigest::new(Sha256::digest(encoded).into())
 }
 
-fn wrong_length(path: &Path, found: u64, expected: u64) -> Error {
-    Error::damaged(
-        path,
-        format!("it has {found} bytes and should have {expected}"),
-    )
-}
-
 /// The extents of the pages of a disk of `size`, in order.
 pub(crate) fn pages(size: Length) -> impl Iterator<Item = Extent> {
     Extent::whole(size)
@@ -224,81 +214,7 @@ pub(crate) fn chunk_in_page(chunk: Extent) -> usize {
     usize::try_from(within).unwrap_or(usize::MAX)
 }
 
-/// The objects of one disk's index and content.
-#[derive(Clone, Debug)]
-pub(crate) struct DiskObjects {
-    pub(crate) store: Store,
-    pub(crate) layout: DiskLayout,
-    pub(crate) size: Length,
-}
-
 impl DiskObjects {
-    /// A whole object of `length` that `proves` knows.
-    async fn get_proved(
-        &self,
-        path: &Path,
-        length: u64,
-        proves: impl Fn(&Bytes) -> bool + Sync,
-    ) -> Result<Bytes> {
-        let proves = &proves;
-        let read = || async move {
-            let bytes = self.get(path, length).await?;
-            if proves(&bytes) {
-                return Ok(bytes);
-            }
-            Err(Error::damaged(path, "its digest does not match"))
-        };
-        proved(read).await
-    }
-
-    async fn get(&self, path: &Path, length: u64) -> Result<Bytes> {
-        let failed = |source| Error::store("read", path, source);
-        let found = self.store.objects.get(path).await.map_err(failed)?;
-        if found.meta.size != length {
-            return Err(wrong_length(path, found.meta.size, length));
-        }
-        let bytes = found.bytes().await.map_err(failed)?;
-        if bytes.len() as u64 != length {
-            return Err(Error::cut(path, length, bytes.len()));
-        }
-        Ok(bytes)
-    }
-
-    /// Refuses an object that is missing or not of `length`.
-    pub(crate) async fn check_length(&self, path: &Path, length: Length) -> Result<()> {
-        let head = self.store.objects.head(path).await;
-        let size = head
-            .map_err(|source| Error::store("read", path, source))?
-            .size;
-        if size != length.get() {
-            return Err(wrong_length(path, size, length.get()));
-        }
-        Ok(())
-    }
-
-    /// `length` bytes of an object, from `at`.
-    pub(crate) async fn range(&self, path: &Path, at: u64, length: u64) -> Result<Bytes> {
-        let failed = |source| Error::store("read", path, source);
-        let range = at..at.saturating_add(length);
-        let options = GetOptions::new().with_range(Some(range.clone()));
-        let objects = &self.store.objects;
-        let found = objects.get_opts(path, options).await.map_err(failed)?;
-        if found.meta.size < range.end {
-            return Err(Error::damaged(path, "it is cut short"));
-        }
-        let bytes = found.bytes().await.map_err(failed)?;
-        if bytes.len() as u64 != length {
-            return Err(Error::cut(path, length, bytes.len()));
-        }
-        Ok(bytes)
-    }
-
-    async fn put(&self, path: &Path, bytes: Bytes) -> Result<()> {
-        let put = self.store.objects.put(path, PutPayload::from(bytes)).await;
-        put.map(drop)
-            .map_err(|source| Error::store("write", path, source))
-    }
-
     pub(crate) async fn read_root(&self, node: Node) -> Result<Root> {
         let path = self.layout.root(&node);
         let length = self.size.get().div_ceil(PAGE.get()) * PAGE_ENTRY as u64;
@@ -372,17 +288,5 @@ impl DiskObjects {
         let path = self.layout.chunk(number(chunk.start(), CHUNK), &node);
         self.put(&path, content).await?;
         Ok(sent)
-    }
-
-    /// Deletes objects that no manifest names any more. What cannot be deleted is left behind.
-    pub(crate) async fn delete(&self, paths: Vec<Path>) {
-        let paths = stream::iter(paths.into_iter().map(Ok)).boxed();
-        let mut deleted = self.store.objects.delete_stream(paths);
-        while let Some(result) = deleted.next().await {
-            match result {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => tracing::warn!(%error, "an unused object is left behind"),
-            }
-        }
     }
 }

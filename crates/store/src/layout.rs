@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use afterimage_block::{ContentDigest, DiskId, Epoch, Length, Sequence};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cipher::Cipher;
 
 /// The unit of digests.
 pub(crate) const BLOCK: Length = Length::kib(64);
@@ -131,36 +133,47 @@ impl fmt::Display for Birth {
     }
 }
 
-/// The objects of one disk.
+/// The objects of one disk. Where the machine is encrypted, what stands for their names tells nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskLayout {
     folder: String,
+    pub(crate) cipher: Option<Arc<Cipher>>,
 }
 
 impl DiskLayout {
-    pub(crate) fn new(name: &MachineName, disk: DiskId) -> Self {
+    pub(crate) fn new(name: &MachineName, disk: DiskId, cipher: Option<Arc<Cipher>>) -> Self {
         Self {
             folder: format!("machines/{name}/disks/{disk}"),
+            cipher,
         }
+    }
+
+    fn path(&self, kind: &str, name: &str) -> Path {
+        let folder = &self.folder;
+        let plain = format!("{folder}/{kind}/{name}");
+        let Some(cipher) = &self.cipher else {
+            return Path::from(plain);
+        };
+        Path::from(format!("{folder}/{kind}/{}", cipher.name(&plain)))
     }
 
     pub(crate) fn log(&self, sequence: Sequence, epoch: Epoch) -> Path {
         let shipped = Birth { sequence, epoch };
-        Path::from(format!("{}/logs/{shipped}.ailog", self.folder))
+        self.path("logs", &format!("{shipped}.ailog"))
     }
 
     /// `position` is the number of the chunk.
     pub(crate) fn chunk(&self, position: u64, node: &Node) -> Path {
-        Path::from(format!("{}/chunks/{position:012x}.{node}", self.folder))
+        self.path("chunks", &format!("{position:012x}.{node}"))
     }
 
     /// `position` is the number of the page.
     pub(crate) fn page(&self, position: u64, node: &Node) -> Path {
-        Path::from(format!("{}/pages/{position:012x}.{node}", self.folder))
+        self.path("pages", &format!("{position:012x}.{node}"))
     }
 
     pub(crate) fn root(&self, node: &Node) -> Path {
-        Path::from(format!("{}/roots/{node}", self.folder))
+        self.path("roots", &node.to_string())
     }
 }
 

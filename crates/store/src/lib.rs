@@ -56,6 +56,9 @@
 //! *Compare-and-swap in a local folder* is by content under a file lock, since file systems have no
 //! entity tags that could not repeat.
 //!
+//! *Encryption is the machine's, not the store's* ([`Store::with_key`]): its objects are sealed for their
+//! place by its own key, which the manifest carries, wrapped by a [`Key`].
+//!
 //! # Features
 //!
 //! | feature | stores |
@@ -75,14 +78,17 @@
 mod base;
 mod cache;
 mod cas;
+mod cipher;
 #[cfg(feature = "_http")]
 mod cloud;
 mod error;
 #[cfg(feature = "_http")]
 mod guard;
 mod index;
+mod key;
 mod layout;
 mod manifest;
+mod objects;
 mod point;
 mod records;
 mod replica;
@@ -91,15 +97,17 @@ mod scrub;
 mod store;
 mod sweep;
 mod throttle;
+mod wrapped;
 mod writer;
 
 pub use base::{BaseProgress, BaseWriter, PageCopied};
 pub use error::{Error, Result};
 pub use index::block_digest;
+pub use key::Key;
 pub use layout::MachineName;
 pub use manifest::{
-    Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, ReplicaDisk,
-    Retired,
+    Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, Newness, RecoveryPoint,
+    ReplicaDisk, Retired,
 };
 pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
 pub use replica::{Claim, Replica, Transition};

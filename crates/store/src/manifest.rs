@@ -3,14 +3,21 @@
 use afterimage_block::{
     ContentDigest, DiskId, Epoch, Length, MachineId, Sequence, SessionId, Timestamp,
 };
+use std::sync::Arc;
+
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cipher::Cipher;
 use crate::layout::{Birth, Node};
+use crate::wrapped::MachineKey;
 use crate::{Error, MachineName, Result};
 
-/// The format of stores and manifests that this release writes and reads.
+/// The format of stores, and of manifests that are not encrypted.
 pub(crate) const FORMAT: u64 = 3;
+/// The format of manifests that are.
+pub(crate) const FORMAT_SEALED: u64 = 4;
 /// No manifest is longer: it grows with recovery points and logs, which retention bounds.
 pub(crate) const LENGTH_MAX: u64 = 64 << 20;
 
@@ -40,6 +47,31 @@ pub struct Manifest {
     pub points: Vec<RecoveryPoint>,
     /// What the replication state machine keeps with the replica.
     pub state: serde_json::Value,
+    /// The machine's key, if it is encrypted.
+    #[serde(skip)]
+    pub(crate) key: Option<MachineKey>,
+}
+
+/// How new a manifest is: within an epoch barriers only advance, and epochs follow each other. Who
+/// remembers it notices a manifest that was rolled back ([`Replica::not_before`]).
+///
+/// [`Replica::not_before`]: crate::Replica::not_before
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Newness {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The newest barrier; `None` before the base.
+    pub last: Option<Sequence>,
+}
+
+impl std::fmt::Display for Newness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.last {
+            Some(last) => write!(f, "barrier {last} in epoch {}", self.epoch),
+            None => write!(f, "epoch {} without a base", self.epoch),
+        }
+    }
 }
 
 /// Who may write to a replica: one session of one epoch. Each claim and each failover begins a new
@@ -165,29 +197,32 @@ fn seal_of(json: &[u8]) -> Vec<u8> {
     format!("\n{}\n", ContentDigest::new(Sha256::digest(json).into())).into()
 }
 
+/// The JSON of the manifest at `path`, and its format.
+pub(crate) fn unsealed<'b>(bytes: &'b [u8], path: &Path) -> Result<(u64, &'b [u8])> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u64,
+    }
+    let (json, seal) = bytes.split_at(bytes.len().saturating_sub(SEAL));
+    // Format 2 had no seal.
+    let version = [json, bytes]
+        .into_iter()
+        .find_map(|json| serde_json::from_slice(json).ok());
+    let format = version.map(|Version { format }| format);
+    match format {
+        Some(found) if found != FORMAT && found != FORMAT_SEALED => {
+            Err(Error::OtherFormat { found })
+        }
+        Some(format) if seal == seal_of(json) => Ok((format, json)),
+        _ => Err(Error::damaged(path, "its seal does not match")),
+    }
+}
+
 impl Manifest {
     /// Reads a manifest, and checks that it does not contradict itself.
-    pub(crate) fn parse(bytes: &[u8], name: &MachineName) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u64,
-        }
+    pub(crate) fn parse(json: &[u8], name: &MachineName) -> Result<Self> {
         let object = crate::layout::manifest(name);
         let damaged = |reason: &dyn std::fmt::Display| Error::damaged(&object, reason);
-        let (json, seal) = bytes.split_at(bytes.len().saturating_sub(SEAL));
-        // Format 2 had no seal.
-        let version: Option<Version> = [json, bytes]
-            .into_iter()
-            .find_map(|json| serde_json::from_slice(json).ok());
-        match version {
-            Some(Version { format }) if format != FORMAT => {
-                return Err(Error::OtherFormat { found: format });
-            }
-            _ => {}
-        }
-        if seal != seal_of(json) {
-            return Err(damaged(&"its seal does not match"));
-        }
         let manifest: Self = serde_json::from_slice(json).map_err(|error| damaged(&error))?;
         match manifest.contradiction(name) {
             None => Ok(manifest),
@@ -208,7 +243,9 @@ impl Manifest {
         let kept_from = self.checkpoint.as_ref().map(|kept| kept.sequence);
         let folded = retired.map(|retired| retired.logs.last().map(|entry| entry.sequence));
         let points = self.points.iter().map(|point| point.sequence);
-        if self.name != *name {
+        if self.format != FORMAT {
+            Some("its format is not that of a manifest")
+        } else if self.name != *name {
             Some("it is another machine's")
         } else if self.disks.is_empty() || !histories.iter().all(|of| self.is_of_all_disks(*of)) {
             Some("its numbers of disks differ")
@@ -231,12 +268,32 @@ impl Manifest {
             && logs.iter().all(|entry| entry.disks.len() == disks)
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
         // Only maps with keys that are not strings could fail, and there are none.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        if let Some(key) = &self.key {
+            bytes = key.seal(&crate::layout::manifest(&self.name), &bytes)?;
+        }
         let seal = seal_of(&bytes);
         bytes.extend(seal);
-        bytes
+        Ok(bytes)
+    }
+
+    /// How new it is.
+    pub fn newness(&self) -> Newness {
+        Newness {
+            epoch: self.fence.epoch,
+            last: self.last(),
+        }
+    }
+
+    /// Whether only who has the machine's key can read it.
+    pub fn is_encrypted(&self) -> bool {
+        self.key.is_some()
+    }
+
+    pub(crate) fn cipher(&self) -> Option<Arc<Cipher>> {
+        self.key.as_ref().map(|key| Arc::clone(&key.cipher))
     }
 
     /// Whether the disks at barrier `sequence` can be read.

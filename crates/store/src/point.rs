@@ -12,13 +12,13 @@ use afterimage_changelog::RecordHeader;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStream, TryStreamExt};
-use object_store::path::Path;
 use tokio::runtime::Handle;
 
 use crate::base::blocking;
 use crate::cache::Cache;
-use crate::index::{DiskObjects, Page, Root, block_digest, number};
+use crate::index::{Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, Node, PAGE};
+use crate::objects::DiskObjects;
 use crate::records::{OpenLog, Outline, batches, outline};
 use crate::{Error, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result};
 
@@ -111,7 +111,7 @@ impl Replica {
             let logs = logs_of(number, manifest.logs.iter().filter(between));
             let mut extents = ExtentSet::new();
             let mut outlines = outlines(&objects, Some(disk.id), logs);
-            while let Some((_, outline)) = outlines.try_next().await? {
+            while let Some(outline) = outlines.try_next().await? {
                 extents.extend(outline.index.iter().map(|piece| piece.extent));
             }
             drop(outlines);
@@ -154,8 +154,8 @@ impl Replica {
             .take_while(|entry| entry.sequence <= sequence);
         let id = manifest.disks.get(disk).map(|disk| disk.id);
         let mut outlines = outlines(&objects, id, logs_of(disk, up_to));
-        while let Some((path, outline)) = outlines.try_next().await? {
-            opened.lay_over(path, &outline);
+        while let Some(outline) = outlines.try_next().await? {
+            opened.lay_over(outline);
         }
         drop(outlines);
         Ok(opened)
@@ -175,11 +175,10 @@ fn outlines<'o>(
     objects: &'o DiskObjects,
     disk: Option<DiskId>,
     logs: impl Iterator<Item = (Sequence, LogObject)> + 'o,
-) -> impl TryStream<Ok = (Path, Outline), Error = Error> + Unpin + 'o {
+) -> impl TryStream<Ok = Outline, Error = Error> + Unpin + 'o {
     let outline = move |(sequence, object): (Sequence, LogObject)| async move {
         let path = objects.layout.log(sequence, object.epoch);
-        let outline = outline(objects, &path, &object, disk).await?;
-        Ok((path, outline))
+        outline(objects, &path, &object, disk).await
     };
     Box::pin(stream::iter(logs.map(outline)).buffered(OUTLINES))
 }
@@ -224,7 +223,7 @@ impl PointDisk {
     }
 
     /// Lays the changes of one log over what there is so far.
-    fn lay_over(&mut self, path: Path, outline: &Outline) {
+    fn lay_over(&mut self, outline: Outline) {
         let log = self.logs.len();
         for piece in outline.index.iter() {
             let patch = Patch {
@@ -235,7 +234,7 @@ impl PointDisk {
             self.overlay.insert(piece.extent, patch);
         }
         self.logs.push(OpenLog {
-            path,
+            object: outline.object,
             salt: outline.salt,
         });
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 
 use crate::cas::proved;
-use crate::index::DiskObjects;
+use crate::objects::{DiskObjects, OpenObject};
 use crate::{Error, LogObject, Result};
 
 /// A batch of records takes no more of a log than this, but for its last record.
@@ -19,12 +19,13 @@ const GAP_MAX: u64 = 1 << 20;
 /// A log whose records are read as they are asked for.
 #[derive(Debug)]
 pub(crate) struct OpenLog {
-    pub(crate) path: Path,
+    pub(crate) object: OpenObject,
     pub(crate) salt: u32,
 }
 
 /// What is known of a log before its records are read.
 pub(crate) struct Outline {
+    pub(crate) object: OpenObject,
     pub(crate) index: Index,
     pub(crate) salt: u32,
     /// Where the header and the records end.
@@ -49,12 +50,13 @@ async fn outline_once(
 ) -> Result<Outline> {
     let damaged = |error: afterimage_changelog::Error| Error::damaged(path, error);
     let length = object.length.get();
-    let head = objects.range(path, 0, LogHeader::LEN as u64).await?;
+    let head = LogHeader::LEN as u64;
+    let (opened, head) = objects.open(path, length, head).await?;
     let (header, salt) = LogHeader::parse(&head).map_err(damaged)?;
     let tail_at = length.saturating_sub(Trailer::LEN as u64);
-    let tail = objects.range(path, tail_at, Trailer::LEN as u64).await?;
+    let tail = objects.range(&opened, tail_at, Trailer::LEN as u64).await?;
     let trailer = Trailer::parse(&tail, object.length).map_err(damaged)?;
-    let footer = objects.range(path, trailer.footer_at, trailer.footer_length.get());
+    let footer = objects.range(&opened, trailer.footer_at, trailer.footer_length.get());
     let footer = footer.await?;
     let (index, summary) = Index::parse(&footer, &trailer, header.disk_size).map_err(damaged)?;
     let ours = Some(header.disk) == disk && header.disk_size == objects.size;
@@ -63,6 +65,7 @@ async fn outline_once(
         return Err(Error::damaged(path, reason));
     }
     Ok(Outline {
+        object: opened,
         index,
         salt,
         body_end: trailer.footer_at,
@@ -106,9 +109,10 @@ impl OpenLog {
         objects: &DiskObjects,
         ranges: &[Range<u64>],
     ) -> Result<Vec<(u64, Bytes)>> {
-        let read = if objects.store.is_folder() {
-            let read = objects.store.objects.get_ranges(&self.path, ranges).await;
-            read.map_err(|source| Error::store("read", &self.path, source))?
+        let path = &self.object.path;
+        let read = if objects.store.is_folder() && !self.object.is_sealed() {
+            let read = objects.store.objects.get_ranges(path, ranges).await;
+            read.map_err(|source| Error::store("read", path, source))?
         } else {
             self.together(objects, ranges).await?
         };
@@ -126,7 +130,7 @@ impl OpenLog {
         let start = ranges.first().map_or(0, |first| first.start);
         let end = ranges.iter().map(|range| range.end).max().unwrap_or(start);
         let whole = objects
-            .range(&self.path, start, end.saturating_sub(start))
+            .range(&self.object, start, end.saturating_sub(start))
             .await?;
         let at = |place: u64| usize::try_from(place.saturating_sub(start)).unwrap_or(usize::MAX);
         Ok(ranges
@@ -140,7 +144,7 @@ impl OpenLog {
     /// The payload of the record at `at`, whose first bytes are `bytes`.
     async fn verified(&self, objects: &DiskObjects, at: u64, bytes: Bytes) -> Result<Bytes> {
         let damaged =
-            |reason: &str| Error::damaged(&self.path, format!("record at {at}: {reason}"));
+            |reason: &str| Error::damaged(&self.object.path, format!("record at {at}: {reason}"));
         let frame = bytes.first_chunk();
         let frame = frame.ok_or_else(|| damaged("it is cut short"))?;
         let header = RecordHeader::parse(frame, at, objects.size)
@@ -152,7 +156,7 @@ impl OpenLog {
         } else {
             // A later write covers the record's end, and its checksum needs all of it.
             let from = at.saturating_add(RecordHeader::LEN as u64);
-            objects.range(&self.path, from, length).await?
+            objects.range(&self.object, from, length).await?
         };
         if !header.verify(frame, &payload, self.salt) {
             return Err(damaged("its checksum does not match"));
@@ -161,7 +165,7 @@ impl OpenLog {
     }
 
     pub(crate) fn does_not_fit(&self) -> Error {
-        Error::damaged(&self.path, "its index does not fit its records")
+        Error::damaged(&self.object.path, "its index does not fit its records")
     }
 }
 

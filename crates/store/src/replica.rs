@@ -1,10 +1,18 @@
 //! One machine's replica: its manifest, and who may change it.
 
-use afterimage_block::{Epoch, MachineId, SessionId};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use afterimage_block::{Epoch, MachineId, SessionId};
+use object_store::path::Path;
+
+use crate::base::blocking;
 use crate::cas::{Current, Swap, proved};
-use crate::manifest::{FORMAT, LENGTH_MAX};
-use crate::{Error, Fence, MachineName, Manifest, ReplicaDisk, Result, Store, Writer, layout};
+use crate::cipher::Cipher;
+use crate::manifest::{FORMAT, FORMAT_SEALED, LENGTH_MAX, unsealed};
+use crate::wrapped::{MachineKey, SealedManifest};
+use crate::{
+    Error, Fence, Key, MachineName, Manifest, Newness, ReplicaDisk, Result, Store, Writer, layout,
+};
 
 /// How often a change of the manifest is tried against others that change it.
 const ATTEMPTS: usize = 32;
@@ -14,6 +22,16 @@ const ATTEMPTS: usize = 32;
 pub struct Replica {
     pub(crate) store: Store,
     pub(crate) name: MachineName,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What was learnt of a replica's manifest.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The newest that was read or written.
+    newest: Option<Newness>,
+    /// The machine's key, which a passphrase need not be stretched for again.
+    cipher: Option<Arc<Cipher>>,
 }
 
 /// Who claims a replica, and for which disks.
@@ -29,7 +47,25 @@ pub struct Claim {
 
 impl Replica {
     pub(crate) fn new(store: Store, name: MachineName) -> Self {
-        Self { store, name }
+        Self {
+            store,
+            name,
+            known: Arc::default(),
+        }
+    }
+
+    /// The same replica, whose manifest must not be older than one of which `newest` was remembered.
+    /// What this value and its clones see themselves they remember anyway.
+    ///
+    /// Whoever can write the store can put back an old manifest with its objects, which reads as it
+    /// did then. Encryption does not show that; only who remembers notices.
+    pub fn not_before(self, newest: Newness) -> Self {
+        self.learn(|known| known.newest = known.newest.max(Some(newest)));
+        self
+    }
+
+    fn learn<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
+        change(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Its name.
@@ -40,7 +76,8 @@ impl Replica {
     /// The present manifest; `None` if there is no such replica.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::Store`].
+    /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::RolledBack`], [`Error::Store`];
+    /// [`Error::KeyMissing`], [`Error::KeyUnused`], [`Error::KeyWrong`].
     pub async fn manifest(&self) -> Result<Option<Manifest>> {
         Ok(self.read().await?.map(|(manifest, _)| manifest))
     }
@@ -60,13 +97,91 @@ impl Replica {
 
     async fn read_once(&self) -> Result<Option<(Manifest, Current)>> {
         let path = layout::manifest(&self.name);
+        // Others may learn of a newer one while this one is read.
+        let seen = self.learn(|known| known.newest);
         let Some(current) = self.store.cas.read(&path, LENGTH_MAX).await? else {
             return Ok(None);
         };
-        Ok(Some((
-            Manifest::parse(&current.bytes, &self.name)?,
-            current,
-        )))
+        let (format, json) = unsealed(&current.bytes, &path)?;
+        let name = || self.name.to_string();
+        let manifest = match (format == FORMAT_SEALED, &self.store.key) {
+            (false, None) => Manifest::parse(json, &self.name)?,
+            (false, Some(_)) => return Err(Error::KeyUnused(name())),
+            (true, None) => return Err(Error::KeyMissing(name())),
+            (true, Some(key)) => self.open(&path, json, key.clone()).await?,
+        };
+        let found = manifest.newness();
+        if let Some(seen) = seen.filter(|seen| found < *seen) {
+            return Err(Error::RolledBack {
+                name: name(),
+                found,
+                seen,
+            });
+        }
+        self.note(&manifest);
+        Ok(Some((manifest, current)))
+    }
+
+    fn note(&self, manifest: &Manifest) {
+        self.learn(|known| {
+            known.newest = known.newest.max(Some(manifest.newness()));
+            known.cipher = manifest.cipher();
+        });
+    }
+
+    /// Opens an encrypted manifest. The machine's key is remembered, so that a writer goes on when
+    /// its wrapping is replaced.
+    async fn open(&self, path: &Path, json: &[u8], key: Key) -> Result<Manifest> {
+        let sealed = SealedManifest::parse(path, json)?;
+        let known = self.learn(|known| known.cipher.clone());
+        let opened = known.and_then(|cipher| sealed.open_with(path, &cipher));
+        let (json, key) = if let Some(opened) = opened {
+            opened
+        } else {
+            let (path, name) = (path.clone(), self.name.to_string());
+            blocking(move || sealed.open(&path, &key, &name)).await?
+        };
+        let mut manifest = Manifest::parse(&json, &self.name)?;
+        manifest.key = Some(key);
+        Ok(manifest)
+    }
+
+    /// Wraps the machine's key by `key` from now on. Nothing is encrypted anew, and writers that run
+    /// go on; who opens the replica later needs the new key.
+    ///
+    /// Who knows the former key, and kept the manifest of before, still knows the machine's key: if
+    /// the former key is in wrong hands, begin a new replica.
+    ///
+    /// # Errors
+    /// [`Error::NoReplica`], [`Error::NoRandom`], and as [`manifest`](Self::manifest).
+    pub async fn rewrap(&self, key: &Key) -> Result<()> {
+        let unused = || Error::KeyUnused(self.name.to_string());
+        let present = self.existing().await?.key.ok_or_else(unused)?;
+        let (path, key) = (layout::manifest(&self.name), key.clone());
+        let known = Arc::clone(&present.cipher);
+        let rewrapped = blocking(move || present.rewrapped(&path, &key)).await?;
+        let replace = |present: Option<Manifest>| {
+            let missing = || Error::NoReplica(self.name.to_string());
+            let mut manifest = present.ok_or_else(missing)?;
+            if manifest
+                .cipher()
+                .is_none_or(|cipher| cipher.key() != known.key())
+            {
+                return Err(Error::Contended(self.name.to_string()));
+            }
+            manifest.key = Some(rewrapped.clone());
+            Ok(manifest)
+        };
+        self.change(replace).await.map(drop)
+    }
+
+    /// A key for a machine that is to be encrypted and has none yet.
+    async fn new_key(&self) -> Result<Option<MachineKey>> {
+        let Some(key) = self.store.key.clone() else {
+            return Ok(None);
+        };
+        let path = layout::manifest(&self.name);
+        blocking(move || MachineKey::new(&path, &key).map(Some)).await
     }
 
     /// Claims the replica for a writer: makes it if it does not exist, begins a new epoch, and fences
@@ -178,14 +293,20 @@ impl Replica {
             let (present, current) = self.read().await?.unzip();
             let mut next = change(present)?;
             next.commit = SessionId::random();
-            let bytes = next.encode().into();
+            if next.key.is_none() {
+                next.key = self.new_key().await?;
+            }
+            let bytes = next.encode()?.into();
             match self
                 .store
                 .cas
                 .replace(&path, current.as_ref(), bytes)
                 .await?
             {
-                Swap::Done => return Ok(next),
+                Swap::Done => {
+                    self.note(&next);
+                    return Ok(next);
+                }
                 Swap::Conflict(_) => {}
             }
         }
@@ -218,5 +339,6 @@ fn new_manifest(name: &MachineName, claim: &Claim) -> Manifest {
         retired: None,
         points: Vec::new(),
         state: serde_json::Value::Null,
+        key: None,
     }
 }

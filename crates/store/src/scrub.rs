@@ -8,9 +8,10 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::cas::proved;
-use crate::index::{DiskObjects, Page, Root, chunk_in_page, pages};
+use crate::index::{Page, Root, chunk_in_page, pages};
 use crate::layout::{CHUNK, Node};
-use crate::records::outline;
+use crate::objects::DiskObjects;
+use crate::records::{Outline, outline};
 use crate::{Error, LogEntry, LogObject, MachineName, Manifest, Replica, ReplicaDisk, Result};
 
 /// Chunks of one page that are read at the same time.
@@ -247,23 +248,19 @@ async fn prove_log(
     disk: &ReplicaDisk,
 ) -> Result<()> {
     objects.check_length(path, log.length).await?;
-    let body_end = outline(objects, path, log, Some(disk.id)).await?.body_end;
-    proved(|| prove_body(objects, path, log, body_end)).await
+    let outline = outline(objects, path, log, Some(disk.id)).await?;
+    proved(|| prove_body(objects, &outline, log)).await
 }
 
-async fn prove_body(
-    objects: &DiskObjects,
-    path: &Path,
-    log: &LogObject,
-    body_end: u64,
-) -> Result<()> {
+async fn prove_body(objects: &DiskObjects, outline: &Outline, log: &LogObject) -> Result<()> {
     let (mut at, mut digest) = (0, Sha256::new());
-    while at < body_end {
-        let step = LOG_STEP.min(body_end - at);
-        digest.update(objects.range(path, at, step).await?);
+    while at < outline.body_end {
+        let step = LOG_STEP.min(outline.body_end - at);
+        digest.update(objects.range(&outline.object, at, step).await?);
         at += step;
     }
     if ContentDigest::new(digest.finalize().into()) != log.content {
+        let path = &outline.object.path;
         return Err(Error::damaged(path, "its content's digest does not match"));
     }
     Ok(())

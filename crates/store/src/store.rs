@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::cas::{Cas, Swap, proved};
 use crate::manifest::FORMAT;
-use crate::{Error, MachineName, Replica, Result, layout};
+use crate::{Error, Key, MachineName, Replica, Result, layout};
 
 /// The stores in memory of this process, by name.
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
@@ -60,6 +60,7 @@ pub struct Store {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) cas: Cas,
     url: String,
+    pub(crate) key: Option<Key>,
 }
 
 /// No marker is longer.
@@ -194,14 +195,22 @@ impl Store {
         let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(true));
         let lock: PathBuf = root.join("manifest.lock");
         let cas = Cas::Locked(Arc::clone(&objects), lock);
-        let url = url.into();
-        Ok(Self { objects, cas, url })
+        Ok(Self {
+            objects,
+            cas,
+            url: url.into(),
+            key: None,
+        })
     }
 
     fn conditional(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
         let cas = Cas::Conditional(Arc::clone(&objects));
-        let url = url.into();
-        Self { objects, cas, url }
+        Self {
+            objects,
+            cas,
+            url: url.into(),
+            key: None,
+        }
     }
 
     /// A store on any object store that honours conditional puts.
@@ -210,6 +219,13 @@ impl Store {
     /// As [`open`](Self::open).
     pub async fn with_objects(objects: Arc<dyn ObjectStore>) -> Result<Self> {
         Self::conditional(objects, "object store").begin().await
+    }
+
+    /// Opens and begins encrypted machines with `key`, and refuses others; with `None`, which is
+    /// the default, it is the other way round.
+    pub fn with_key(self, key: impl Into<Option<Key>>) -> Self {
+        let key = key.into();
+        Self { key, ..self }
     }
 
     /// Checks the store's format, or marks a new one, and that conditions are honoured.

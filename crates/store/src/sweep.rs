@@ -3,8 +3,9 @@
 use afterimage_block::Extent;
 use object_store::path::Path;
 
-use crate::index::{DiskObjects, Root, number, pages};
+use crate::index::{Root, number, pages};
 use crate::layout::{CHUNK, Node, PAGE};
+use crate::objects::DiskObjects;
 use crate::writer::Writer;
 use crate::{Error, LogEntry, Manifest, Result};
 

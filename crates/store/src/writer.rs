@@ -1,16 +1,19 @@
 //! The one writer of a replica.
 
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use afterimage_block::{ContentDigest, Epoch, Length, Sequence};
 use afterimage_changelog::SealedLog;
 use bytes::Bytes;
+use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use serde_json::Value;
 
 use crate::base::{BaseProgress, BaseWriter, blocking};
-use crate::index::DiskObjects;
+use crate::cipher::{Cipher, Sealing};
 use crate::layout::DiskLayout;
+use crate::objects::DiskObjects;
 use crate::{
     Checkpoint, Error, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result,
 };
@@ -164,7 +167,8 @@ impl Writer {
         }
         let objects = self.objects(&manifest, disk)?;
         let path = objects.layout.log(header.last, self.fence.epoch);
-        self.upload(log, &path).await?;
+        self.upload(log, &path, objects.layout.cipher.clone())
+            .await?;
         Ok(LogObject {
             epoch: self.fence.epoch,
             length: log.summary().file_length,
@@ -172,19 +176,25 @@ impl Writer {
         })
     }
 
-    async fn upload(&self, log: &SealedLog, path: &object_store::path::Path) -> Result<()> {
+    async fn upload(
+        &self,
+        log: &SealedLog,
+        path: &Path,
+        cipher: Option<Arc<Cipher>>,
+    ) -> Result<()> {
         let failed = |source| Error::store("write", path, source);
         let length = log.summary().file_length.get();
         let objects = &self.replica.store.objects;
+        let mut parts = Parts::of(log, path, cipher)?;
         if length <= PART {
-            let content = read_part(log, 0, length).await?;
+            let content = parts.next().await?.unwrap_or_default();
             let put = objects.put(path, PutPayload::from(content)).await;
             return put.map(drop).map_err(failed);
         }
         let upload = objects.put_multipart(path).await.map_err(failed)?;
         let part = usize::try_from(PART).unwrap_or(usize::MAX);
         let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
-        match put_parts(log, length, &mut upload).await {
+        match put_parts(parts, &mut upload).await {
             Ok(()) => upload.finish().await.map(drop).map_err(failed),
             Err(error) => {
                 // What was put would be kept, and paid for, without a name.
@@ -267,16 +277,8 @@ enum PartError {
     Store(object_store::Error),
 }
 
-async fn put_parts(
-    log: &SealedLog,
-    length: u64,
-    upload: &mut WriteMultipart,
-) -> Result<(), PartError> {
-    let mut at = 0;
-    while at < length {
-        let content = read_part(log, at, PART.min(length - at)).await;
-        let content = content.map_err(PartError::Log)?;
-        at += content.len() as u64;
+async fn put_parts(mut parts: Parts<'_>, upload: &mut WriteMultipart) -> Result<(), PartError> {
+    while let Some(content) = parts.next().await.map_err(PartError::Log)? {
         let capacity = upload.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await;
         capacity.map_err(PartError::Store)?;
         upload.put(content);
@@ -284,20 +286,60 @@ async fn put_parts(
     Ok(())
 }
 
-async fn read_part(log: &SealedLog, at: u64, length: u64) -> Result<Bytes> {
-    let path = log.path().to_owned();
-    blocking(move || {
-        let mut content = vec![0; Length::new(length).to_usize().unwrap_or_default()];
-        let file = std::fs::File::open(&path);
-        let read = file.and_then(|file| file.read_exact_at(&mut content, at));
-        read.map_err(|source| Error::Folder {
-            operation: "read",
-            path: path.display().to_string(),
-            source,
-        })?;
-        Ok(content.into())
-    })
-    .await
+/// What a log's object consists of, part by part.
+struct Parts<'a> {
+    log: &'a SealedLog,
+    at: u64,
+    length: u64,
+    /// What comes before the next part, and what seals it.
+    sealed: Option<(Vec<u8>, Sealing)>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(log: &'a SealedLog, path: &Path, cipher: Option<Arc<Cipher>>) -> Result<Self> {
+        let length = log.summary().file_length.get();
+        let sealed = cipher.map(|cipher| cipher.begin(path.as_ref(), length));
+        Ok(Self {
+            log,
+            at: 0,
+            length,
+            sealed: sealed.transpose()?,
+        })
+    }
+
+    /// The next part; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.at >= self.length {
+            return Ok(None);
+        }
+        let (path, at) = (self.log.path().to_owned(), self.at);
+        let length = PART.min(self.length - at);
+        let sealed = self.sealed.take();
+        let (content, sealing) = blocking(move || {
+            let content = read_part(&path, at, length)?;
+            let Some((mut out, mut sealing)) = sealed else {
+                return Ok((content, None));
+            };
+            sealing.seal(&content, &mut out)?;
+            Ok((out, Some(sealing)))
+        })
+        .await?;
+        self.at += length;
+        self.sealed = sealing.map(|sealing| (Vec::new(), sealing));
+        Ok(Some(content.into()))
+    }
+}
+
+fn read_part(path: &std::path::Path, at: u64, length: u64) -> Result<Vec<u8>> {
+    let mut content = vec![0; Length::new(length).to_usize().unwrap_or_default()];
+    let file = std::fs::File::open(path);
+    let read = file.and_then(|file| file.read_exact_at(&mut content, at));
+    read.map_err(|source| Error::Folder {
+        operation: "read",
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(content)
 }
 
 impl Replica {
@@ -306,7 +348,7 @@ impl Replica {
         let found = found.ok_or_else(|| Error::Refused(format!("there is no disk {disk}")))?;
         Ok(DiskObjects {
             store: self.store.clone(),
-            layout: DiskLayout::new(&self.name, found.id),
+            layout: DiskLayout::new(&self.name, found.id, manifest.cipher()),
             size: found.size,
         })
     }

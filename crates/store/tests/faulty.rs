@@ -40,28 +40,36 @@ fn histories_lose_nothing() {
         ..ProptestConfig::default()
     };
     let faults = AtomicUsize::new(0);
-    let histories = (any::<u64>(), 1_u32..6, 4_u64..24);
-    let lived = TestRunner::new(config).run(&histories, |(seed, percent, generations)| {
-        let met = runtime().block_on(lose_nothing(seed, percent, generations))?;
-        faults.fetch_add(met, Ordering::Relaxed);
-        Ok(())
-    });
+    let histories = (any::<u64>(), 1_u32..6, 4_u64..24, any::<bool>());
+    let lived =
+        TestRunner::new(config).run(&histories, |(seed, percent, generations, encrypted)| {
+            let met = runtime().block_on(lose_nothing(seed, percent, generations, encrypted))?;
+            faults.fetch_add(met, Ordering::Relaxed);
+            Ok(())
+        });
     lived.unwrap();
     // A short history in good weather may meet none.
     assert!(faults.into_inner() > 0);
 }
 
 /// Lives through a history; how many faults it met.
-async fn lose_nothing(seed: u64, percent: u32, generations: u64) -> Result<usize, TestCaseError> {
+async fn lose_nothing(
+    seed: u64,
+    percent: u32,
+    generations: u64,
+    encrypted: bool,
+) -> Result<usize, TestCaseError> {
+    let key = encrypted.then(|| history::key(1));
     let weather = Weather::new(seed, percent);
     let (store, memory) = store(&weather).await;
+    let store = store.with_key(key.clone());
     let images = history::live(&replica(&store, "a"), seed, generations).await;
     history::check(&replica(&store, "a"), &images).await;
     weather.clears();
     let names = store.machines().await.unwrap();
     prop_assert_eq!(names, vec!["a".parse().unwrap()]);
     // Also for one who comes later, to the same objects.
-    let fresh = Store::with_objects(memory).await.unwrap();
+    let fresh = Store::with_objects(memory).await.unwrap().with_key(key);
     history::check(&replica(&fresh, "a"), &images).await;
     Ok(weather.faults())
 }
@@ -116,15 +124,18 @@ fn a_stale_list_lacks_at_most_what_is_new() {
 #[test]
 fn bits_that_flip_on_the_way_are_no_damage() {
     runtime().block_on(async {
-        let memory = Arc::new(InMemory::new());
-        let whole = Store::with_objects(memory.clone()).await.unwrap();
-        let flipping = Store::with_objects(Faulty::flipping(memory)).await.unwrap();
-        let images = history::live(&replica(&flipping, "a"), 5, 12).await;
-        history::check(&replica(&flipping, "a"), &images).await;
-        history::check(&replica(&whole, "a"), &images).await;
-        let mut scrub = replica(&flipping, "a").scrub();
-        while let Some(step) = scrub.step().await.unwrap() {
-            assert_eq!(step.damage, []);
+        for key in [None, Some(history::key(1))] {
+            let memory = Arc::new(InMemory::new());
+            let flipping = Store::with_objects(Faulty::flipping(memory.clone())).await;
+            let flipping = flipping.unwrap().with_key(key.clone());
+            let images = history::live(&replica(&flipping, "a"), 5, 12).await;
+            history::check(&replica(&flipping, "a"), &images).await;
+            let whole = Store::with_objects(memory).await.unwrap().with_key(key);
+            history::check(&replica(&whole, "a"), &images).await;
+            let mut scrub = replica(&flipping, "a").scrub();
+            while let Some(step) = scrub.step().await.unwrap() {
+                assert_eq!(step.damage, []);
+            }
         }
     });
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use afterimage_block::{BlockWrite, Length, MemoryDisk, Offset, Sequence};
-use afterimage_store::{Damage, Error, Replica, Store};
+use afterimage_store::{Damage, Error, Key, Replica, Store};
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use history::Primary;
@@ -19,9 +19,10 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use slow::Slow;
 
-async fn replica(objects: &Arc<InMemory>) -> Replica {
+async fn replica(objects: &Arc<InMemory>, key: Option<&Key>) -> Replica {
     let store = Store::with_objects(Arc::clone(objects) as _).await;
-    store.unwrap().replica("a".parse().unwrap())
+    let store = store.unwrap().with_key(key.cloned());
+    store.replica("a".parse().unwrap())
 }
 
 /// What a scrub finds; how many objects were proved, and how many bytes.
@@ -42,29 +43,30 @@ async fn contents(objects: &InMemory, path: &Path) -> Bytes {
 
 /// The objects that the manifest names, the manifest not among them. What is retired is not: no
 /// point needs it.
-async fn named(objects: &InMemory, replica: &Replica) -> Vec<Path> {
+async fn named(objects: &InMemory, key: Option<&Key>) -> Vec<Path> {
     let all: Vec<_> = objects.list(None).try_collect().await.unwrap();
     let mut named = Vec::new();
     for path in all.into_iter().map(|meta| meta.location) {
         let without = Arc::new(objects.fork());
         without.delete(&path).await.unwrap();
         let is_data = path.as_ref().contains("/disks/");
-        if is_data && !scrubbed(&self::replica(&without).await).await.0.is_empty() {
+        if is_data && !scrubbed(&replica(&without, key).await).await.0.is_empty() {
             named.push(path);
         }
     }
-    assert!(replica.existing().await.unwrap().retired.is_some());
+    let whole = replica(&Arc::new(objects.fork()), key).await;
+    assert!(whole.existing().await.unwrap().retired.is_some());
     named
 }
 
 #[tokio::test]
 async fn a_whole_replica_is_proved_to_the_last_byte() {
     let objects = Arc::new(InMemory::new());
-    let replica = replica(&objects).await;
+    let replica = replica(&objects, None).await;
     history::live(&replica, 11, 14).await;
     let (damage, count, proved) = scrubbed(&replica).await;
     assert_eq!(damage, []);
-    let named = named(&objects, &replica).await;
+    let named = named(&objects, None).await;
     let mut bytes = 0;
     for path in &named {
         bytes += contents(&objects, path).await.len() as u64;
@@ -86,14 +88,39 @@ enum Harm {
     Delete,
     /// It has the content of the next object of its kind.
     Swap,
+    /// It has the content of an object of another machine that lived as this one did.
+    Foreign,
 }
 
 #[tokio::test]
 async fn every_object_that_is_harmed_is_named_and_read_by_nobody() {
+    harm_every_object(None).await;
+}
+
+#[tokio::test]
+async fn every_sealed_object_that_is_harmed_is_named_and_read_by_nobody() {
+    harm_every_object(Some(&history::key(1))).await;
+}
+
+/// The objects of another machine with the same disks.
+async fn foreign(key: Option<&Key>) -> Vec<Bytes> {
     let objects = Arc::new(InMemory::new());
-    let whole = replica(&objects).await;
-    let images = history::live(&whole, 12, 12).await;
-    let named = named(&objects, &whole).await;
+    history::live(&replica(&objects, key).await, 21, 12).await;
+    let all: Vec<_> = objects.list(None).try_collect().await.unwrap();
+    let mut foreign = Vec::new();
+    for path in all.into_iter().map(|meta| meta.location) {
+        if path.as_ref().contains("/disks/") {
+            foreign.push(contents(&objects, &path).await);
+        }
+    }
+    foreign
+}
+
+async fn harm_every_object(key: Option<&Key>) {
+    let objects = Arc::new(InMemory::new());
+    let images = history::live(&replica(&objects, key).await, 12, 12).await;
+    let named = named(&objects, key).await;
+    let foreign = foreign(key).await;
     for (number, path) in named.iter().enumerate() {
         let content = contents(&objects, path).await;
         for harm in [
@@ -102,6 +129,7 @@ async fn every_object_that_is_harmed_is_named_and_read_by_nobody() {
             Harm::Extend,
             Harm::Delete,
             Harm::Swap,
+            Harm::Foreign,
         ] {
             let harmed = Arc::new(objects.fork());
             let mut bytes = content.to_vec();
@@ -114,11 +142,17 @@ async fn every_object_that_is_harmed_is_named_and_read_by_nobody() {
                     let next = &named[(number + 1) % named.len()];
                     bytes = contents(&objects, next).await.to_vec();
                 }
+                // As long as itself, if there is such an object.
+                Harm::Foreign => {
+                    let mut alike = foreign.iter().filter(|other| other.len() == content.len());
+                    let other = alike.find(|other| **other != content);
+                    bytes = other.unwrap_or(&foreign[0]).to_vec();
+                }
             }
             if !matches!(harm, Harm::Delete) {
                 harmed.put(path, bytes.into()).await.unwrap();
             }
-            let harmed = replica(&harmed).await;
+            let harmed = replica(&harmed, key).await;
             let (damage, ..) = scrubbed(&harmed).await;
             let told: BTreeSet<_> = damage.iter().map(|damage| damage.object.as_str()).collect();
             assert_eq!(told, BTreeSet::from([path.as_ref()]), "{harm:?}");
@@ -142,7 +176,7 @@ async fn restored(replica: &Replica, sequence: u64) -> Result<Vec<u8>, Error> {
 #[tokio::test]
 async fn what_is_deleted_while_it_is_scrubbed_is_no_damage() {
     let objects = Arc::new(InMemory::new());
-    let written = replica(&objects).await;
+    let written = replica(&objects, None).await;
     let mut primary = Primary::new(13);
     let writer = history::claim(&written).await;
     primary.disk.write_at(Offset::ZERO, &[3; 4096]).unwrap();

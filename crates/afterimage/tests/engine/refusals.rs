@@ -9,7 +9,7 @@ use afterimage::{Error, Failover, Notice, PointSelector, Protection, ResyncReaso
 use crate::fixture::{Fixture, is_point, until, write};
 
 /// Starts the machine; it must become Critical and say why, while the guest's writes go on.
-async fn problem(protection: Protection) -> String {
+pub(crate) async fn problem(protection: Protection) -> String {
     let (machine, mut notices) = protection.start().await.unwrap();
     let gave_up = until(&mut notices, |n| matches!(n, Notice::GaveUp { .. })).await;
     write(&machine, 9);
@@ -120,10 +120,10 @@ async fn a_damaged_or_newer_manifest_is_a_problem_until_it_is_mended() {
         assert_says(&problem(fixture.vm()).await, "manifest.json");
     }
     let text = String::from_utf8(good.clone()).unwrap();
-    let newer = text.replacen("\"format\":3", "\"format\":4", 1);
+    let newer = text.replacen("\"format\":3", "\"format\":5", 1);
     assert_ne!(text, newer);
     fs::write(fixture.manifest(), newer).unwrap();
-    assert_says(&problem(fixture.vm()).await, "format 4");
+    assert_says(&problem(fixture.vm()).await, "format 5");
     fs::write(fixture.manifest(), good).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::io::Write;
 use std::sync::Arc;
 
 use afterimage_block::{
@@ -13,10 +14,11 @@ use afterimage_block::{
 };
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_store::{
-    BaseProgress, Claim, Consistency, Error, LogEntry, Publication, RecoveryPoint, Replica,
-    ReplicaDisk, Writer,
+    BaseProgress, Claim, Consistency, Error, Key, LogEntry, Publication, RecoveryPoint, Replica,
+    ReplicaDisk, Scrub, Writer,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// Several chunks and a crooked end.
 pub(crate) const SIZE: Length = Length::new((12 << 20) + 512);
@@ -41,6 +43,20 @@ pub(crate) async fn settled<T: Debug>(
         }
     }
     panic!("it fails again and again");
+}
+
+/// The key of a file with these bytes.
+pub(crate) fn key(byte: u8) -> Key {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(format!("{byte:02x}").repeat(32).as_bytes())
+        .unwrap();
+    Key::from_file(file.path()).unwrap()
+}
+
+/// A manifest with this JSON.
+pub(crate) fn sealed(json: &[u8]) -> Vec<u8> {
+    let digest = ContentDigest::new(Sha256::digest(json).into());
+    [json, format!("\n{digest}\n").as_bytes()].concat()
 }
 
 pub(crate) async fn claim(replica: &Replica) -> Writer {
@@ -228,6 +244,15 @@ pub(crate) async fn live(replica: &Replica, seed: u64, generations: u64) -> BTre
         }
     }
     images
+}
+
+/// The objects that a scrub calls damaged.
+pub(crate) async fn damaged(mut scrub: Scrub) -> Vec<String> {
+    let mut damaged = Vec::new();
+    while let Some(step) = scrub.step().await.unwrap() {
+        damaged.extend(step.damage.into_iter().map(|damage| damage.object));
+    }
+    damaged
 }
 
 /// Every point reads back.
