@@ -9,7 +9,7 @@ use afterimage::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use examples::{log_to_stderr, shown_time};
+use examples::{KeyArguments, log_to_stderr, shown_time};
 use indicatif::ProgressBar;
 
 /// Write a machine's disks at a recovery point as raw images.
@@ -18,6 +18,8 @@ struct Arguments {
     /// Where the replica is.
     #[arg(long)]
     replica: String,
+    #[command(flatten)]
+    key: KeyArguments,
     /// The machine's name.
     #[arg(long)]
     name: MachineName,
@@ -71,6 +73,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let replica = Store::open_existing(&arguments.replica)
         .await?
+        .with_key(arguments.key.read()?)
         .replica(arguments.name);
     if arguments.commit {
         commit(&replica).await?;

@@ -8,6 +8,7 @@
 #[path = "changelog/mod.rs"]
 pub mod changelog;
 mod guest;
+mod key;
 #[path = "recovery_plan/mod.rs"]
 pub mod recovery_plan;
 #[path = "resync/mod.rs"]
@@ -17,6 +18,7 @@ mod walk;
 mod watch;
 
 pub use guest::{Guest, make_image, sha256};
+pub use key::KeyArguments;
 pub use table::{Row, Table};
 pub use walk::{Outage, Walk};
 pub use watch::Watch;

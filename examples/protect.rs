@@ -6,7 +6,7 @@ use std::time::Duration;
 use afterimage::{ListenAddress, MachineName, Policy, Protection};
 use anyhow::Result;
 use clap::Parser;
-use examples::{Display, log_to_stderr};
+use examples::{Display, KeyArguments, log_to_stderr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -22,6 +22,8 @@ struct Arguments {
     /// Where the replica is: a path or file:// URL.
     #[arg(long)]
     replica: String,
+    #[command(flatten)]
+    key: KeyArguments,
     /// Where to serve: unix:PATH or tcp:127.0.0.1:PORT. Each disk under the stem of its file's name,
     /// the first also as the default export.
     #[arg(long)]
@@ -49,8 +51,9 @@ async fn main() -> Result<()> {
         interval: arguments.interval,
         ..Policy::default()
     };
-    let mut protection =
-        Protection::new(arguments.name, arguments.disk, arguments.replica).policy(policy);
+    let mut protection = Protection::new(arguments.name, arguments.disk, arguments.replica)
+        .key(arguments.key.read()?)
+        .policy(policy);
     if let Some(address) = arguments.listen {
         protection = protection.listen(address);
     }

@@ -6,7 +6,7 @@ use afterimage::block::Length;
 use afterimage::{Damage, MachineName, Replica, Store};
 use anyhow::Result;
 use clap::Parser;
-use examples::log_to_stderr;
+use examples::{KeyArguments, log_to_stderr};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -16,6 +16,8 @@ struct Arguments {
     /// Where the replica is.
     #[arg(long)]
     replica: String,
+    #[command(flatten)]
+    key: KeyArguments,
     /// The machine; all of the store by default.
     #[arg(long)]
     name: Option<MachineName>,
@@ -29,6 +31,7 @@ async fn main() -> Result<ExitCode> {
     log_to_stderr();
     let arguments = Arguments::parse();
     let store = Store::open_existing(&arguments.replica).await?;
+    let store = store.with_key(arguments.key.read()?);
     let names = match arguments.name {
         Some(name) => vec![name],
         None => store.machines().await?,

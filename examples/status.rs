@@ -7,7 +7,7 @@ use afterimage::{
 };
 use anyhow::Result;
 use clap::Parser;
-use examples::{log_to_stderr, shown_time};
+use examples::{KeyArguments, log_to_stderr, shown_time};
 
 /// Show state, health, lag, recovery points, disks and jobs of machines.
 #[derive(Parser)]
@@ -18,6 +18,8 @@ struct Arguments {
     /// Show the side of a machine that this state folder is of.
     #[arg(long)]
     state: Option<PathBuf>,
+    #[command(flatten)]
+    key: KeyArguments,
     /// The machine; all of the store by default.
     #[arg(long)]
     name: Option<MachineName>,
@@ -42,6 +44,7 @@ async fn main() -> Result<()> {
         return Ok(());
     };
     let store = Store::open_existing(&replica).await?;
+    let store = store.with_key(arguments.key.read()?);
     let names = match arguments.name {
         Some(name) => vec![name],
         None => store.machines().await?,

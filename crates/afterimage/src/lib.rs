@@ -101,7 +101,7 @@ pub use afterimage_replication::{
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
-    Damage, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
+    Damage, Key, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
 };
 pub use clock::Clock;
 pub use divergence::{Divergence, DivergentDisk};

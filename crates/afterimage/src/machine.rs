@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use afterimage_block::{Access, BlockRead, BlockWrite, DiskId, Length, RawDisk, TrackedDisk};
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
 use afterimage_replication::{Action, Event, Machine, NotAllowed, Policy, Request, State};
-use afterimage_store::{MachineName, ReplicaDisk, Store};
+use afterimage_store::{Key, MachineName, ReplicaDisk, Store};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -47,6 +47,7 @@ pub struct Protection {
     name: MachineName,
     disks: Vec<PathBuf>,
     replica: String,
+    key: Option<Key>,
     listen: Option<ListenAddress>,
     state: Option<PathBuf>,
     policy: Policy,
@@ -63,6 +64,7 @@ impl Protection {
             name,
             disks,
             replica: replica.into(),
+            key: None,
             listen: None,
             state: None,
             policy: Policy::default(),
@@ -70,6 +72,12 @@ impl Protection {
             clock: Clock::real(),
             reverse: false,
         }
+    }
+
+    /// Encrypts the replica by `key`. It must have been from its beginning.
+    pub fn key(mut self, key: impl Into<Option<Key>>) -> Self {
+        self.key = key.into();
+        self
     }
 
     /// Serves the disks over NBD at `address`, each under the stem of its file's name.
@@ -220,6 +228,7 @@ impl Protection {
             name: self.name,
             machine: saved.machine,
             replica_url: self.replica,
+            key: self.key,
             disks: saved.disks.iter().map(replica_disk).collect(),
             clock: self.clock,
             folder,

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use afterimage_block::{Epoch, Length, MachineId, SessionId};
 use afterimage_replication::{NotAllowed, Pace, Policy, PrimaryReport, ReplicaState, Role};
-use afterimage_store::{MachineName, Manifest, Replica, ReplicaDisk, Transition};
+use afterimage_store::{Key, MachineName, Manifest, Replica, ReplicaDisk, Transition};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -21,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) name: MachineName,
     pub(crate) machine: MachineId,
     pub(crate) replica_url: String,
+    pub(crate) key: Option<Key>,
     pub(crate) disks: Vec<ReplicaDisk>,
     pub(crate) clock: Clock,
     pub(crate) folder: StateFolder,

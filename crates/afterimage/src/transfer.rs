@@ -46,6 +46,7 @@ async fn try_claim(
     } else {
         Store::open(&shared.replica_url).await?
     };
+    let store = store.with_key(shared.key.clone());
     let present = store.replica(shared.name.clone()).manifest().await?;
     if !known && present.is_none_or(|manifest| manifest.last().is_none()) {
         check_room(shared, &store)?;

@@ -5,11 +5,12 @@ use std::num::NonZeroU64;
 
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
-    Bandwidth, Clock, Error, Failover, JobKind, JobState, Notice, PointSelector, Policy,
+    Bandwidth, Clock, Error, Failover, JobKind, JobState, Key, Notice, PointSelector, Policy,
     Protection, Request, ResyncReason, State, Store, cancel, commit, fail_over, open_point, status,
 };
 
 use crate::fixture::{Fixture, is_point, until, write};
+use crate::refusals;
 
 fn is_state(wanted: State) -> impl Fn(&Notice) -> bool {
     move |notice| matches!(notice, Notice::State { state, .. } if *state == wanted)
@@ -264,4 +265,53 @@ async fn a_first_copy_is_given_up_and_begun_anew() {
     // What was copied before is not taken for the disk as it is now.
     fixture.protect_once().await;
     fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_replica_is_encrypted_from_end_to_end() {
+    const CANARY: &[u8] = b"the canary of an encrypted machine";
+    let fixture = Fixture::new();
+    let path = fixture.path("key");
+    fs::write(&path, "5a".repeat(32)).unwrap();
+    let key = Key::from_file(&path).unwrap();
+    let (machine, mut notices) = fixture.vm().key(key.clone()).start().await.unwrap();
+    machine.disks()[0].write_at(Offset::ZERO, CANARY).unwrap();
+    until(&mut notices, is_point).await;
+    machine.disks()[0]
+        .write_at(Offset::new(1 << 20), CANARY)
+        .unwrap();
+    assert!(machine.stop().await.unwrap());
+    let plain = fixture.replica().await;
+    let error = status(&plain, Clock::timestamp()).await.unwrap_err();
+    assert!(error.to_string().contains("is encrypted"), "{error}");
+    let disk = fs::read(fixture.path("disk.raw")).unwrap();
+    // Which goes on serving its guest, and ships nothing.
+    let problem = refusals::problem(fixture.vm()).await;
+    assert!(problem.contains("is encrypted"), "{problem}");
+    let url = fixture.path("replica").display().to_string();
+    let store = Store::open_existing(&url).await.unwrap().with_key(key);
+    let replica = store.replica(plain.name().clone());
+    let out = fixture.path("out");
+    let latest = PointSelector::Latest;
+    fail_over(&replica, Failover::Unplanned, latest, &out, |_, _| ())
+        .await
+        .unwrap();
+    assert!(fs::read(out.join("disk.raw")).unwrap() == disk);
+    commit(&replica).await.unwrap();
+    let mut folders = vec![fixture.path("replica")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            files += 1;
+            let content = fs::read(&path).unwrap();
+            let found = content.windows(CANARY.len()).any(|part| part == CANARY);
+            assert!(!found, "{}", path.display());
+        }
+    }
+    assert!(files > 4, "{files}");
 }
