@@ -26,6 +26,7 @@ fn main() -> Result<()> {
         read_limit: read_limit.clone(),
         state: state.clone(),
         cache: cache.clone().map(Cache::at),
+        create: arguments.create,
         dry_run: arguments.dry_run,
         verify: arguments.verify,
         stage: stage.clone(),
@@ -66,16 +67,10 @@ fn main() -> Result<()> {
                 !arguments.create && stage.is_none(),
                 "--create and --stage are for the end with the target"
             );
-            let role = Role::Source;
-            remote(disk, role, peer).run(&mut display)?
+            remote(disk, Role::Source, peer).run(&mut display)?
         }
         (peer, Some(Peer::Disk(disk)), None) => {
-            ensure!(
-                !arguments.create && !arguments.dry_run,
-                "--create and --dry-run are for a source that is here"
-            );
-            let role = Role::Target;
-            remote(disk, role, peer).run(&mut display)?
+            remote(disk, Role::Target, peer).run(&mut display)?
         }
         _ => bail!("one of the disks must be here"),
     };

@@ -30,12 +30,15 @@ pub(super) struct End<'e> {
 pub(super) enum Disk<'d> {
     Source(&'d dyn BlockRead),
     Target(&'d Changing<'d>),
+    /// Likewise, of which is only told what differs.
+    DryTarget(&'d dyn BlockRead),
+    DrySource(&'d dyn BlockRead),
 }
 
 impl Disk<'_> {
     pub(super) fn size(&self) -> Length {
         match self {
-            Self::Source(disk) => disk.size(),
+            Self::Source(disk) | Self::DrySource(disk) | Self::DryTarget(disk) => disk.size(),
             Self::Target(target) => target.disk.size(),
         }
     }
@@ -57,10 +60,14 @@ impl Disk<'_> {
         !matches!(self, Self::Target(target) if !target.is_real())
     }
 
+    const fn is_dry(&self) -> bool {
+        matches!(self, Self::DrySource(_) | Self::DryTarget(_))
+    }
+
     fn role(&self) -> Role {
         match self {
-            Self::Source(_) => Role::Source,
-            Self::Target(_) => Role::Target,
+            Self::Source(_) | Self::DrySource(_) => Role::Source,
+            Self::Target(_) | Self::DryTarget(_) => Role::Target,
         }
     }
 }
@@ -78,7 +85,7 @@ impl End<'_> {
         if let Some(cursor) = cursor {
             driver = driver.resume(cursor);
         }
-        if let Some(state) = self.state {
+        if let Some(state) = self.state.filter(|_| !self.disk.is_dry()) {
             let disk = self.fingerprint()?;
             driver = driver.save(move |cursor| {
                 let (disk, cursor) = (disk.clone(), cursor.clone());
@@ -86,29 +93,17 @@ impl End<'_> {
             });
         }
         let (reader, writer) = streams;
-        Ok(match self.disk {
-            Disk::Source(disk) => driver.run_source(disk, reader, writer)?,
-            Disk::Target(target) => driver.conclude(|| Ok(target.conclude()?)).run_target(
-                target.disk,
-                reader,
-                writer,
-            )?,
-        })
-    }
-
-    /// Finds out what differs, if this is the source.
-    pub(super) fn compare(
-        &self,
-        terms: Terms,
-        observe: impl FnMut(RemoteProgress),
-        streams: (impl Read + Send + 'static, impl Write + Send + 'static),
-    ) -> Result<RemoteProgress> {
-        let driver = self.driver(terms, false, observe)?;
-        let (reader, writer) = streams;
-        match self.disk {
-            Disk::Source(disk) => Ok(driver.dry_run_source(disk, reader, writer)?),
-            Disk::Target(_) => anyhow::bail!("only a source can tell what it would send"),
-        }
+        let ended = match self.disk {
+            Disk::Source(disk) => driver.run_source(disk, reader, writer),
+            Disk::DrySource(disk) => driver.dry_run_source(disk, reader, writer),
+            Disk::Target(target) => {
+                driver
+                    .conclude(|| Ok(target.conclude()?))
+                    .run_target(target.disk, reader, writer)
+            }
+            Disk::DryTarget(disk) => driver.dry_run_target(disk, reader, writer),
+        };
+        Ok(ended?)
     }
 
     fn driver<'d>(
@@ -189,8 +184,9 @@ impl End<'_> {
 
     fn fingerprint(&self) -> Result<Fingerprint> {
         match self.disk {
-            Disk::Source(_) => Fingerprint::of_source(self.place),
+            Disk::Source(_) | Disk::DrySource(_) => Fingerprint::of_source(self.place),
             Disk::Target(target) => Fingerprint::of_target(self.place, target.staged()),
+            Disk::DryTarget(_) => Fingerprint::of_target(self.place, None),
         }
     }
 }

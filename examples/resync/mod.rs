@@ -10,6 +10,7 @@ mod cache;
 mod disk;
 mod end;
 mod fingerprint;
+mod greeting;
 mod limit;
 mod local;
 mod peer;

@@ -1,5 +1,6 @@
 //! One of the disks is at the other end of a stream.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use afterimage_resync::{Algorithm, BlockSize, Limit, LimitedSource};
 use anyhow::{Result, ensure};
 
 use super::end::{Disk, End};
+use super::greeting::ask_size;
 use super::target::Target;
 use super::{Cache, Display, Peer, Place, Report, Speeds, State, Stop};
 
@@ -37,6 +39,8 @@ pub struct Remote {
     pub state: Option<State>,
     /// Where to keep what is known of the disk.
     pub cache: Option<Cache>,
+    /// Make or extend the target, if it is here.
+    pub create: bool,
     /// Only tell what differs.
     pub dry_run: bool,
     /// Have both ends hash all of their disks, whatever they know, and once more at the end.
@@ -47,49 +51,87 @@ impl Remote {
     /// Runs it to its end.
     pub fn run(&self, display: &mut Display) -> Result<Report> {
         let begun = Instant::now();
-        let (progress, is_resumed) = self.exchange(Self::make_equal, display)?;
+        if self.dry_run {
+            let progress = self.compare(display)?;
+            return Ok(Report::of_remote(progress, begun));
+        }
+        let (progress, is_resumed) = self.make_equal(display)?;
         if self.verify {
-            let (found, _) = self.exchange(Self::read_again, display)?;
+            let found = self.compare(display)?;
             let differing = found.sent.saturating_add(found.zeroed);
             ensure!(
                 differing.is_zero(),
-                "the disks differed in {differing} after the resync: one was written meanwhile, or fails"
+                "the disks differ in {differing} after the resync: one was written meanwhile, or fails"
             );
         }
         if let Some(state) = &self.state {
             state.clear()?;
         }
         Ok(Report {
-            dry_run: self.dry_run,
             verified: self.verify,
             ..Report::of_remote(progress, begun).resumed(is_resumed)
         })
     }
 
-    /// Opens the disk, and runs this end.
-    fn exchange(&self, run: Run, display: &mut Display) -> Result<(RemoteProgress, bool)> {
+    /// How making the target equal went, and whether it was gone on with.
+    fn make_equal(&self, display: &mut Display) -> Result<(RemoteProgress, bool)> {
         let (limit, read_limit) = (self.limit.follow(), self.read_limit.follow());
+        let limit = limit.limit();
         if self.role == Role::Source {
             let disk = self.disk.open_to_read()?;
             let disk = LimitedSource::new(disk.as_ref(), read_limit.limit());
-            return run(
-                self,
-                &self.end(Disk::Source(&disk)),
-                &limit.limit(),
-                display,
-            );
+            let end = self.end(Disk::Source(&disk));
+            let run = |streams| self.go_on(&end, streams, display);
+            return self.peer.converse(&limit, run);
         }
-        let target = Target {
-            place: &self.disk,
-            // How large the other disk is, is not known here.
-            create: None,
-            stage: self.stage.as_deref(),
-            is_kept: self.state.is_some(),
-            limit: limit.limit(),
-            stop: &self.stop,
-        };
-        let unlimited = Limit::default();
-        target.change(|disk| run(self, &self.end(Disk::Target(disk)), &unlimited, display))
+        self.peer
+            .converse(&Limit::default(), |(mut reader, mut writer)| {
+                // How large it is to be, only the other end can tell.
+                let ask = || ask_size(self.block_size, self.algorithm, &mut reader, &mut writer);
+                let target = Target {
+                    place: &self.disk,
+                    create: self.create.then(ask).transpose()?,
+                    stage: self.stage.as_deref(),
+                    is_kept: self.state.is_some(),
+                    limit,
+                    stop: &self.stop,
+                };
+                target.change(|disk| {
+                    let end = self.end(Disk::Target(disk));
+                    self.go_on(&end, (reader, writer), display)
+                })
+            })
+    }
+
+    /// Runs this end, from where an earlier run was.
+    fn go_on(
+        &self,
+        end: &End<'_>,
+        streams: (impl Read + Send + 'static, impl Write + Send + 'static),
+        display: &mut Display,
+    ) -> Result<(RemoteProgress, bool)> {
+        let new = end.terms(self.block_size, self.algorithm);
+        let kept = end.kept_like(new)?;
+        let is_resumed = kept.is_some();
+        let terms = kept.as_ref().map_or(new, |cursor| *cursor.terms());
+        let observe = |progress: RemoteProgress| display.remote(progress);
+        let progress = end.run(terms, kept, observe, streams)?;
+        Ok((progress, is_resumed))
+    }
+
+    /// Finds out what differs, and changes nothing.
+    fn compare(&self, display: &mut Display) -> Result<RemoteProgress> {
+        let (limit, read_limit) = (self.limit.follow(), self.read_limit.follow());
+        let disk = self.disk.open_to_read()?;
+        let disk = LimitedSource::new(disk.as_ref(), read_limit.limit());
+        let end = self.end(match self.role {
+            Role::Source => Disk::DrySource(&disk),
+            Role::Target => Disk::DryTarget(&disk),
+        });
+        let terms = end.terms(self.block_size, self.algorithm);
+        let observe = |progress: RemoteProgress| display.remote(progress);
+        let run = |streams| end.run(terms, None, observe, streams);
+        self.peer.converse(&limit.limit(), run)
     }
 
     fn end<'e>(&'e self, disk: Disk<'e>) -> End<'e> {
@@ -101,44 +143,4 @@ impl Remote {
             is_afresh: self.verify,
         }
     }
-
-    /// Makes the target equal, or tells what differs; how that went, and whether it was gone on with.
-    fn make_equal(
-        &self,
-        end: &End<'_>,
-        limit: &Limit,
-        display: &mut Display,
-    ) -> Result<(RemoteProgress, bool)> {
-        let new = end.terms(self.block_size, self.algorithm);
-        let kept = end.kept_like(new)?;
-        let is_resumed = kept.is_some();
-        let observe = |progress: RemoteProgress| display.remote(progress);
-        let progress = self.peer.converse(limit, |streams| {
-            if self.dry_run {
-                return end.compare(new, observe, streams);
-            }
-            let terms = kept.as_ref().map_or(new, |cursor| *cursor.terms());
-            end.run(terms, kept, observe, streams)
-        })?;
-        Ok((progress, is_resumed))
-    }
-
-    /// Has both ends read their disks once more.
-    fn read_again(
-        &self,
-        end: &End<'_>,
-        limit: &Limit,
-        display: &mut Display,
-    ) -> Result<(RemoteProgress, bool)> {
-        let terms = end.terms(self.block_size, self.algorithm);
-        let observe = |progress: RemoteProgress| display.remote(progress);
-        let progress = self.peer.converse(limit, |streams| match self.role {
-            Role::Source => end.compare(terms, observe, streams),
-            Role::Target => end.run(terms, None, observe, streams),
-        })?;
-        Ok((progress, false))
-    }
 }
-
-/// What an end does once its disk is open.
-type Run = fn(&Remote, &End<'_>, &Limit, &mut Display) -> Result<(RemoteProgress, bool)>;

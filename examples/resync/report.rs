@@ -71,6 +71,7 @@ impl Report {
             sent: progress.sent,
             zeroed: progress.zeroed,
             digests: progress.digests,
+            dry_run: progress.is_dry,
             seconds: begun.elapsed().as_secs_f64(),
             ..Self::default()
         }

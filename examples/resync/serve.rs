@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use afterimage_resync::protocol::{Decoder, Hello, Message, Role};
+use afterimage_resync::protocol::{Hello, Role};
 use afterimage_resync::remote::Terms;
-use afterimage_resync::{BlockSize, Error, Grid, Limit, LimitedSource};
-use anyhow::{Context, Result, bail, ensure};
-use bytes::BytesMut;
+use afterimage_resync::{Grid, Limit, LimitedSource};
+use anyhow::{Context, Result, ensure};
 
 use super::end::{Disk, End};
+use super::greeting::{answer_size, greet};
 use super::peer::SILENCE_MAX;
 use super::stop::is_stopped_there;
 use super::target::Target;
@@ -96,18 +96,32 @@ impl Server {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HELLO_MAX))?;
         let mut reader = stream.try_clone()?;
-        let (hello, said) = greet(&mut reader)?;
+        let (hello, said) = self.greeted(&mut reader, &mut &stream)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         self.answer(&hello, Cursor::new(said).chain(reader), stream)
+    }
+
+    /// What the other end says first but for how large the disk is, which it may ask before.
+    fn greeted(&self, reader: &mut impl Read, writer: &mut impl Write) -> Result<(Hello, Vec<u8>)> {
+        let (hello, said) = greet(reader)?;
+        if !hello.grid.size().is_zero() {
+            return Ok((hello, said));
+        }
+        ensure!(
+            self.is_source,
+            "this disk is to be made equal, and is as large as the other one"
+        );
+        answer_size(&hello, self.disk.open_to_read()?.size(), writer)?;
+        greet(reader)
     }
 
     /// Serves the one at the other end of a stream.
     pub fn serve(
         &self,
         mut reader: impl Read + Send + 'static,
-        writer: impl Write + Send + 'static,
+        mut writer: impl Write + Send + 'static,
     ) -> Result<()> {
-        let (hello, said) = greet(&mut reader)?;
+        let (hello, said) = self.greeted(&mut reader, &mut writer)?;
         self.answer(&hello, Cursor::new(said).chain(reader), writer)
     }
 
@@ -188,26 +202,5 @@ impl Server {
             eprintln!("{report}");
         }
         Ok(())
-    }
-}
-
-/// What the other end says first, and the bytes that were read for it.
-fn greet(reader: &mut impl Read) -> Result<(Hello, Vec<u8>)> {
-    let mut decoder = Decoder::new(BlockSize::MIN);
-    let (mut said, mut unread) = (Vec::new(), BytesMut::new());
-    let mut chunk = [0; 512];
-    loop {
-        match decoder.decode(&mut unread)? {
-            Some(Message::Hello(hello)) => return Ok((hello, said)),
-            Some(_) => bail!("the other end said something before Hello"),
-            None => {}
-        }
-        let count = reader.read(&mut chunk)?;
-        if count == 0 {
-            return Err(Error::Closed.into());
-        }
-        let read = chunk.get(..count).unwrap_or_default();
-        said.extend_from_slice(read);
-        unread.extend_from_slice(read);
     }
 }

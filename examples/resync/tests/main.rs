@@ -93,6 +93,7 @@ impl Disks {
             read_limit: Speeds::default(),
             state: None,
             cache: None,
+            create: false,
             dry_run: false,
             verify: false,
             stage: None,
@@ -318,6 +319,57 @@ fn a_disk_here_becomes_equal_to_one_at_the_other_end() {
     let verified = run(2, usize::MAX, true).unwrap();
     assert!(verified.verified && verified.skipped.is_zero());
     assert!(fs::read(disks.path("source")).unwrap() == before);
+}
+
+#[test]
+fn a_disk_here_is_made_as_large_as_the_one_at_the_other_end() {
+    let disks = Disks::new(every(50));
+    let server = Server {
+        disk: disks.place("source"),
+        is_source: true,
+        ..disks.server()
+    };
+    let pull = |name: &'static str, create, dry_run| {
+        let pull = |address| Remote {
+            disk: disks.place(name),
+            role: Role::Target,
+            create,
+            dry_run,
+            ..disks.push(address)
+        };
+        push_to(&server, pull, 1, usize::MAX)
+    };
+    let before = fs::read(disks.path("target")).unwrap();
+    let dry = pull("target", false, true).unwrap();
+    assert!(dry.dry_run && dry.sent > Length::ZERO);
+    assert!(fs::read(disks.path("target")).unwrap() == before);
+    assert_eq!(pull("target", true, false).unwrap().sent, dry.sent);
+    assert!(disks.are_equal());
+
+    let source = fs::read(disks.path("source")).unwrap();
+    pull("new", true, false).unwrap();
+    assert!(fs::read(disks.path("new")).unwrap() == source);
+    let file = OpenOptions::new().write(true).open(disks.path("new"));
+    file.unwrap().set_len(SIZE as u64 / 2).unwrap();
+    pull("new", true, false).unwrap();
+    assert!(fs::read(disks.path("new")).unwrap() == source);
+
+    // A target has no size of its own to tell.
+    let server = disks.server();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pull = Remote {
+        disk: disks.place("another"),
+        role: Role::Target,
+        create: true,
+        ..disks.push(listener.local_addr().unwrap().to_string())
+    };
+    let served = thread::spawn(move || {
+        let stream = listener.accept().unwrap().0;
+        server.serve(stream.try_clone().unwrap(), stream)
+    });
+    assert!(pull.run(&mut Display::new(true)).is_err());
+    assert!(served.join().unwrap().is_err());
+    assert!(!disks.path("another").exists());
 }
 
 #[test]

@@ -214,6 +214,23 @@ impl<'a> Driver<'a> {
         self.run(machine, &disk, reader, writer)
     }
 
+    /// Finds out what [`run_target`](Self::run_target) would be sent, and is sent nothing. The source's end
+    /// ends well, and its progress says that it only compared.
+    ///
+    /// # Errors
+    /// As [`run_source`](Self::run_source), and [`Error::Violation`] if the source is of a release that
+    /// cannot do this.
+    pub fn dry_run_target(
+        mut self,
+        disk: &dyn BlockRead,
+        reader: impl Read + Send + 'static,
+        writer: impl Write + Send + 'static,
+    ) -> Result<RemoteProgress> {
+        let disk = Disk::read_target(disk, self.terms)?;
+        let machine = Target::dry_run(self.terms, self.start(Role::Target)?)?;
+        self.run(machine, &disk, reader, writer)
+    }
+
     /// What the machine is to know at its start.
     fn start(&mut self, role: Role) -> Result<Option<Cursor>> {
         let (cursor, known) = (self.cursor.take(), self.known.take());
@@ -272,7 +289,7 @@ impl<'a> Driver<'a> {
         jobs: Sender<Work>,
     ) -> Result<()> {
         let mut last = RemoteProgress::default();
-        let mut is_concluded = machine.role() == Role::Source;
+        let mut is_concluded = !machine.is_to_conclude();
         loop {
             while let Some(work) = machine.poll_work() {
                 if let Work::Save(cursor) = &work {
@@ -329,7 +346,8 @@ fn last_word(events: &Receiver<Event>, error: Error) -> Error {
 
 /// What both ends are to a driver.
 trait Machine: Sized {
-    fn role(&self) -> Role;
+    /// Whether something is to be done once the disks are found equal.
+    fn is_to_conclude(&self) -> bool;
     fn afresh(self) -> Self;
     fn digests(&self) -> Option<Digests>;
     fn poll_work(&mut self) -> Option<Work>;
@@ -343,8 +361,8 @@ trait Machine: Sized {
 macro_rules! machine {
     ($end:ty, $role:expr) => {
         impl Machine for $end {
-            fn role(&self) -> Role {
-                $role
+            fn is_to_conclude(&self) -> bool {
+                $role == Role::Target && !self.progress().is_dry
             }
             fn afresh(self) -> Self {
                 self.afresh()

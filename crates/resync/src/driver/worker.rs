@@ -17,8 +17,9 @@ use crate::{Algorithm, Error, Result, Scope, Side, Signature, Signer};
 
 /// The disk of one end.
 pub(super) struct Disk<'d> {
+    side: Side,
     reader: &'d dyn BlockRead,
-    /// The disk once more, if it is the target's.
+    /// The disk once more, if it is to be written.
     writer: Option<&'d dyn BlockWrite>,
     terms: Terms,
     /// A run of data that the disk told of. Filesystems may take long to find the next hole, so that
@@ -58,38 +59,35 @@ impl Drop for TellOfPanic<'_> {
 
 impl<'d> Disk<'d> {
     pub(super) fn source(disk: &'d dyn BlockRead, terms: Terms) -> Result<Self> {
-        let source = Self {
-            reader: disk,
-            writer: None,
-            terms,
-            known_data: Mutex::default(),
-        };
-        source.check_size().map(|()| source)
+        Self::of(Side::Source, disk, terms)
+    }
+
+    /// A target that is not written.
+    pub(super) fn read_target(disk: &'d dyn BlockRead, terms: Terms) -> Result<Self> {
+        Self::of(Side::Target, disk, terms)
     }
 
     pub(super) fn target(disk: &'d dyn BlockWrite, terms: Terms) -> Result<Self> {
-        let target = Self {
-            reader: disk,
-            writer: Some(disk),
+        let target = Self::of(Side::Target, disk, terms)?;
+        let writer = Some(disk);
+        Ok(Self { writer, ..target })
+    }
+
+    fn of(side: Side, reader: &'d dyn BlockRead, terms: Terms) -> Result<Self> {
+        let (expected, found) = (terms.grid.size(), reader.size());
+        if expected != found {
+            return Err(Error::OtherDisk {
+                side,
+                expected,
+                found,
+            });
+        }
+        Ok(Self {
+            side,
+            reader,
+            writer: None,
             terms,
             known_data: Mutex::default(),
-        };
-        target.check_size().map(|()| target)
-    }
-
-    fn side(&self) -> Side {
-        self.writer.map_or(Side::Source, |_| Side::Target)
-    }
-
-    fn check_size(&self) -> Result<()> {
-        let (expected, found) = (self.terms.grid.size(), self.reader.size());
-        if expected == found {
-            return Ok(());
-        }
-        Err(Error::OtherDisk {
-            side: self.side(),
-            expected,
-            found,
         })
     }
 
@@ -139,7 +137,7 @@ impl<'d> Disk<'d> {
             #[cfg(feature = "blake3")]
             Algorithm::Blake3 => self.hash_by::<blake3::Hasher>(extent),
         };
-        hashed.map_err(|error| error.on(self.side()))
+        hashed.map_err(|error| error.on(self.side))
     }
 
     fn hash_by<D: Digest>(&self, extent: Extent) -> Result<Vec<Node>> {
@@ -163,7 +161,7 @@ impl<'d> Disk<'d> {
     /// The bytes of `extent` and its blocks' digests. Holes are not read, and one that is all of it
     /// takes no memory.
     fn read(&self, extent: Extent) -> Result<(Bytes, Vec<Node>)> {
-        let (side, grid) = (self.side(), self.terms.grid);
+        let (side, grid) = (self.side, self.terms.grid);
         let length = extent.length().to_usize().unwrap_or_default();
         let known = *self.known_data();
         let mut spans = Spans::new(self.reader, side, grid).knowing(known);

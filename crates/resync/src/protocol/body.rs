@@ -2,6 +2,7 @@
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use afterimage_block::Length;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{FAN_OUT, Farewell, Hello, Message, Place, Reason, TEXT, data_max};
@@ -21,7 +22,7 @@ pub(super) fn length_max(kind: u8, block_size: BlockSize) -> Option<u32> {
         2 => 24,
         3 => NODES,
         4 => data_max(block_size).saturating_add(8),
-        5 => 16,
+        5 | 9 => 16,
         6 => 8,
         7 => NODE as u64,
         8 => ERROR,
@@ -41,6 +42,7 @@ impl Message {
             Self::Written { .. } => 6,
             Self::Done { .. } => 7,
             Self::Error(_) => 8,
+            Self::Found { .. } => 9,
         }
     }
 
@@ -55,6 +57,7 @@ impl Message {
             Self::Written { .. } => "Written",
             Self::Done { .. } => "Done",
             Self::Error(_) => "Error",
+            Self::Found { .. } => "Found",
         }
     }
 
@@ -78,6 +81,10 @@ impl Message {
                 body.put_u64_le(*count);
             }
             Self::Written { count } => body.put_u64_le(*count),
+            Self::Found { sent, zeroed } => {
+                body.put_u64_le(sent.get());
+                body.put_u64_le(zeroed.get());
+            }
             Self::Done { root } => body.put_slice(root.as_bytes()),
             Self::Error(farewell) => {
                 body.put_u16_le(farewell.reason.code());
@@ -99,7 +106,7 @@ impl Message {
             2 => exactly(24)?,
             3 => return parse_nodes(body),
             4 if body.len() < 9 => return Err("it holds no data"),
-            5 => exactly(16)?,
+            5 | 9 => exactly(16)?,
             6 => exactly(8)?,
             7 => exactly(NODE)?,
             8 if body.len() < 2 => return Err("it has no code"),
@@ -126,6 +133,11 @@ impl Message {
             6 => {
                 let count = body.get_u64_le();
                 Self::Written { count }
+            }
+            9 => {
+                let sent = Length::new(body.get_u64_le());
+                let zeroed = Length::new(body.get_u64_le());
+                Self::Found { sent, zeroed }
             }
             7 => {
                 let root = take_node(&mut body);

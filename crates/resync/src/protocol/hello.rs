@@ -16,6 +16,7 @@ const LENGTH: usize = 52;
 
 /// In the byte of flags that may follow.
 const AFRESH: u8 = 1;
+const DRY: u8 = 2;
 
 /// Which end speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +92,8 @@ pub struct Hello {
     pub epoch: Epoch,
     /// Whether the receiver must hash all of its disk, whatever it knows from before.
     pub afresh: bool,
+    /// Whether the receiver, a source, is to send nothing and tell what it would send.
+    pub dry: bool,
 }
 
 impl Hello {
@@ -106,8 +109,10 @@ impl Hello {
         body.put_u64_le(self.grid.size().get());
         body.put_u64_le(self.epoch.get());
         body.put_u32_le(block_size);
-        if self.afresh {
-            body.put_u8(AFRESH);
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.afresh, AFRESH) | flag(self.dry, DRY);
+        if flags != 0 {
+            body.put_u8(flags);
         }
     }
 
@@ -145,6 +150,7 @@ impl Hello {
             grid: Grid::new(size, block_size),
             epoch,
             afresh: flags & AFRESH != 0,
+            dry: flags & DRY != 0,
         })
     }
 }

@@ -9,6 +9,7 @@ mod decoder;
 mod error;
 mod hello;
 
+use afterimage_block::Length;
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use decoder::Decoder;
@@ -88,6 +89,13 @@ pub enum Message {
     },
     /// The sender gives up.
     Error(Farewell),
+    /// What a source that was asked to send nothing would send.
+    Found {
+        /// Bytes of blocks.
+        sent: Length,
+        /// Bytes of blocks that would become zeros.
+        zeroed: Length,
+    },
 }
 
 /// A node of the tree: its level, blocks being level 0, and its number on it.

@@ -17,6 +17,7 @@ fn hello() -> Hello {
         grid: Grid::new(Length::new(1 << 40), BlockSize::default()),
         epoch: Epoch::new(7),
         afresh: false,
+        dry: false,
     }
 }
 
@@ -42,6 +43,10 @@ fn all() -> Vec<Message> {
             root: Node::new([0xCD; 32]),
         },
         Message::Error(farewell),
+        Message::Found {
+            sent: Length::new(6),
+            zeroed: Length::new(0x0304),
+        },
     ]
 }
 
@@ -86,6 +91,7 @@ fn golden() {
         "08000000060000009e7f75380500000000000000",
         "20000000070000007cb20a2ecdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd",
         "0d00000008000000e4dd4381030063616e6e6f742072656164",
+        "10000000090000006a2525c206000000000000000403000000000000",
     ];
     assert_eq!(found, expected);
 }
@@ -103,7 +109,14 @@ fn hello_may_ask_to_hash_afresh_and_hold_what_nobody_knows() {
     assert_eq!(decode(&bytes).unwrap(), Some(afresh.clone()));
     let body = [&bytes[HEADER..], &[9; 203]].concat();
     assert_eq!(decode(&framed(1, &body)).unwrap(), Some(afresh));
-    let others = [&bytes[HEADER..HEADER + 52], &[0xFE]].concat();
+    let dry = Message::Hello(Hello {
+        dry: true,
+        ..hello()
+    });
+    let expected = "3500000001000000a175953089414952534e430a010001000101000030313233343536373839616263646566000000000001000007000000000000000000010002";
+    assert_eq!(hex(&bytes_of(&dry)), expected);
+    assert_eq!(decode(&bytes_of(&dry)).unwrap(), Some(dry));
+    let others = [&bytes[HEADER..HEADER + 52], &[0xFC]].concat();
     let plain = Some(Message::Hello(hello()));
     assert_eq!(decode(&framed(1, &others)).unwrap(), plain);
 }
@@ -143,7 +156,7 @@ fn what_is_missing_of_a_message_is_what_makes_it_whole() {
         assert_eq!(decoder().decode(&mut buffer).unwrap(), Some(message));
     }
     // What is refused is not waited for, nor is room made for what it claims.
-    let refused = [255, 255, 255, 255, 9, 0, 0, 0, 0, 0, 0, 0];
+    let refused = [255, 255, 255, 255, 10, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(decoder().missing(&refused), 0);
     let long = [255, 255, 255, 255, 4, 0, 0, 0, 0, 0, 0, 0];
     assert!(decoder().missing(&long) as u64 <= decoder().most());
@@ -195,8 +208,8 @@ fn a_length_is_refused_before_its_bytes_are_there_and_for_good() {
         assert_eq!(decoder.decode(&mut BytesMut::from(&good[..])), refused);
     }
     assert_eq!(
-        decode(&framed(9, &[])),
-        Err(ProtocolError::UnknownKind { at: 0, kind: 9 })
+        decode(&framed(10, &[])),
+        Err(ProtocolError::UnknownKind { at: 0, kind: 10 })
     );
     let largest = Decoder::new(BlockSize::MAX).most();
     assert_eq!(largest, (16 << 20) + 20);

@@ -145,4 +145,6 @@ pub struct RemoteProgress {
     pub zeroed: Length,
     /// Digests that were asked for.
     pub digests: u64,
+    /// Whether it only compares, and nothing is sent or made zeros.
+    pub is_dry: bool,
 }

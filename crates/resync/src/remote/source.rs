@@ -31,6 +31,8 @@ pub struct Source {
     told: Option<(Place, Vec<Node>)>,
     /// Whether nothing is to be sent.
     is_dry: bool,
+    /// Whether the target asked what would be.
+    is_told: bool,
     front: Front,
     /// What is taken off the front next.
     current: Option<(Option<u64>, VecDeque<Piece>)>,
@@ -81,6 +83,7 @@ impl Source {
             phase: Phase::Greeting,
             told: None,
             is_dry: false,
+            is_told: false,
             front: Front::new(shape, piece),
             current: None,
             sending: BTreeMap::new(),
@@ -100,10 +103,14 @@ impl Source {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn dry_run(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
-        let is_dry = true;
         let mut source = Self::new(terms, cursor)?;
-        source.front.know(Knowledge::Blocks);
-        Ok(Self { is_dry, ..source })
+        source.only_compare();
+        Ok(source)
+    }
+
+    fn only_compare(&mut self) {
+        self.is_dry = true;
+        self.front.know(Knowledge::Blocks);
     }
 
     /// Has the target hash all of its disk, whatever it knows from before.
@@ -143,6 +150,7 @@ impl Source {
         RemoteProgress {
             total: grid.size(),
             hashed: blocks(units.saturating_mul(FAN_OUT as u64)).max(self.progress.hashed),
+            is_dry: self.is_dry,
             settled: blocks(settled),
             ..self.progress
         }
@@ -173,6 +181,10 @@ impl Source {
                 self.terms.check(&hello, Role::Target)?;
                 if hello.afresh {
                     self.forget()?;
+                }
+                if hello.dry {
+                    self.is_told = true;
+                    self.only_compare();
                 }
                 self.phase = Phase::Hashing;
                 self.step();
@@ -357,6 +369,10 @@ impl Source {
     /// All is compared, and sent if it was to be.
     fn close_down(&mut self) {
         if self.is_dry {
+            if self.is_told {
+                let RemoteProgress { sent, zeroed, .. } = self.progress;
+                self.messages.push_back(Message::Found { sent, zeroed });
+            }
             let farewell = Farewell {
                 reason: Reason::Stopped,
                 text: "the disks were only compared".into(),

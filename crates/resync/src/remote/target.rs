@@ -12,9 +12,9 @@ use super::changes::{Change, Changes};
 use super::hashing::{Hashing, part};
 use super::leaves::Leaves;
 use super::open::OpenUnits;
-use super::terms::{ask_afresh, violation};
+use super::terms::{ask_afresh, ask_dry, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
-use crate::protocol::{FAN_OUT, Message, Place, Role, UNANSWERED_MAX, data_max};
+use crate::protocol::{FAN_OUT, Message, Place, Reason, Role, UNANSWERED_MAX, data_max};
 use crate::tree::{Node, Shape, Tree};
 use crate::{BlockIndex, Digests, Error, Result};
 
@@ -41,6 +41,8 @@ pub struct Target {
     /// The stored cursor doubts what is written before this unit.
     horizon: u64,
     is_flushing: bool,
+    /// Whether nothing is to be written.
+    is_dry: bool,
     messages: VecDeque<Message>,
     work: VecDeque<Work>,
     progress: RemoteProgress,
@@ -54,6 +56,8 @@ enum Phase {
     Serving,
     /// The source has sent all, and this is its root.
     Closing(Node),
+    /// The source has told what it would send.
+    Told,
     Finished,
 }
 
@@ -77,6 +81,7 @@ impl Target {
             changes: Changes::default(),
             horizon: 0,
             is_flushing: false,
+            is_dry: false,
             messages: VecDeque::from([Message::Hello(terms.hello(Role::Target))]),
             work: VecDeque::new(),
             progress: RemoteProgress {
@@ -84,6 +89,17 @@ impl Target {
                 ..RemoteProgress::default()
             },
         })
+    }
+
+    /// One that has the source tell what it would send, and writes nothing.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn dry_run(terms: Terms, cursor: Option<Cursor>) -> Result<Self> {
+        let mut target = Self::new(terms, cursor)?;
+        ask_dry(&mut target.messages);
+        target.is_dry = true;
+        Ok(target)
     }
 
     /// Has the source hash all of its disk, whatever it knows from before.
@@ -129,6 +145,7 @@ impl Target {
             total: grid.size(),
             hashed: blocks(units.saturating_mul(FAN_OUT as u64)),
             settled: blocks(self.open.passed()),
+            is_dry: self.is_dry,
             ..self.progress
         }
     }
@@ -162,6 +179,9 @@ impl Target {
     /// [`Error::OtherTerms`], [`Error::Violation`], [`Error::RootsDiffer`], [`Error::Peer`].
     pub fn handle_message(&mut self, message: Message) -> Result<()> {
         match (self.phase, message) {
+            (Phase::Told, Message::Error(farewell)) if farewell.reason == Reason::Stopped => {
+                self.phase = Phase::Finished;
+            }
             (_, Message::Error(farewell)) => return Err(Error::Peer { farewell }),
             (Phase::Greeting, Message::Hello(hello)) => {
                 self.terms.check(&hello, Role::Source)?;
@@ -172,6 +192,14 @@ impl Target {
                 self.begin()?;
             }
             (Phase::Serving, Message::Ask { of, settled }) => self.asked(of, settled)?,
+            (Phase::Serving, Message::Found { sent, zeroed }) if self.is_dry => {
+                self.found(sent, zeroed)?;
+            }
+            (Phase::Serving, message @ (Message::Data { .. } | Message::Zeroes { .. }))
+                if self.is_dry =>
+            {
+                return violation(message.name(), "it was to send nothing");
+            }
             (Phase::Serving, Message::Data { first, bytes }) => self.data(first, bytes)?,
             (Phase::Serving, Message::Zeroes { first, count }) => self.zeroes(first, count)?,
             (Phase::Serving, Message::Done { root }) => {
@@ -302,6 +330,18 @@ impl Target {
                 .map(drop);
         }
         self.hash(of.index);
+        Ok(())
+    }
+
+    /// Takes note of what the source would send.
+    fn found(&mut self, sent: Length, zeroed: Length) -> Result<()> {
+        let differing = sent.get().checked_add(zeroed.get());
+        if differing.is_none_or(|length| length > self.terms.grid.size().get()) {
+            return violation("Found", "it is more than the disk has");
+        }
+        self.progress.sent = sent;
+        self.progress.zeroed = zeroed;
+        self.phase = Phase::Told;
         Ok(())
     }
 

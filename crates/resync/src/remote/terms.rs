@@ -32,6 +32,7 @@ impl Terms {
             grid: self.grid,
             epoch: self.epoch,
             afresh: false,
+            dry: false,
         }
     }
 
@@ -90,6 +91,13 @@ impl Error {
 pub(super) fn ask_afresh(messages: &mut VecDeque<Message>) {
     if let Some(Message::Hello(hello)) = messages.front_mut() {
         hello.afresh = true;
+    }
+}
+
+/// Has a source send nothing, if it was not greeted yet.
+pub(super) fn ask_dry(messages: &mut VecDeque<Message>) {
+    if let Some(Message::Hello(hello)) = messages.front_mut() {
+        hello.dry = true;
     }
 }
 

@@ -194,7 +194,7 @@ fn a_target_that_is_stopped_goes_on_with_what_it_saved() {
 }
 
 #[test]
-fn a_dry_run_tells_what_would_be_sent_and_changes_nothing() {
+fn a_dry_run_of_either_end_tells_what_would_be_sent_and_changes_nothing() {
     let (source, target) = disks();
     source.punch(extent(64 * 4096, 64 * 4096));
     let before = target.bytes();
@@ -209,11 +209,22 @@ fn a_dry_run_tells_what_would_be_sent_and_changes_nothing() {
         matches!(&far, Error::Peer { farewell } if farewell.reason == Reason::Stopped),
         "{far}"
     );
+    let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let far = || {
+        Driver::new(terms)
+            .conclude(|| panic!("it is only compared"))
+            .dry_run_target(&target, far_in, far_out)
+    };
+    let (told, asked) = run(Driver::new(terms), far, &source, (near_in, near_out));
     assert!(target.bytes() == before && target.writes().is_empty());
     let (near, _) = over_pipe(&source, &target, terms, usize::MAX);
     let near = near.unwrap();
     assert!(near.sent > Length::ZERO && near.zeroed > Length::ZERO);
-    assert_eq!(dry, near);
+    let is_dry = true;
+    let near = RemoteProgress { is_dry, ..near };
+    assert_eq!((dry, told.unwrap()), (near, near));
+    let asked = asked.unwrap();
+    assert_eq!((asked.sent, asked.zeroed), (near.sent, near.zeroed));
 }
 
 #[test]

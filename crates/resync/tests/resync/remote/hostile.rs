@@ -23,6 +23,7 @@ pub(super) fn hello(role: Role, terms: &Terms) -> Hello {
         grid: terms.grid,
         epoch: terms.epoch,
         afresh: false,
+        dry: false,
     }
 }
 
@@ -282,6 +283,53 @@ fn ends_of_other_resyncs_part_at_once_and_nothing_comes_before_hello() {
 }
 
 #[test]
+fn a_target_that_only_compares_is_sent_nothing_and_told_what_can_be() {
+    let found = |sent: u64, zeroed: u64| Message::Found {
+        sent: Length::new(sent),
+        zeroed: Length::new(zeroed),
+    };
+    let dry = || {
+        let disk = disk();
+        let terms = terms(disk.size(), BLOCK);
+        let machine = Target::dry_run(terms, None).unwrap();
+        let mut end = End::new(machine, disk, None, BLOCK);
+        end.machine
+            .message(Message::Hello(hello(Role::Source, &terms)))
+            .unwrap();
+        end.machine.message(ask(1, 0, 0)).unwrap();
+        settle(&mut end).unwrap();
+        end
+    };
+    let size = disk().size().get();
+    for message in [
+        data(0, 4096),
+        zeroes(0, 1),
+        found(size, 1),
+        found(u64::MAX, 1),
+    ] {
+        let error = dry().machine.message(message).unwrap_err();
+        assert!(matches!(error, Error::Violation { .. }), "{error}");
+    }
+    let error = target().machine.message(found(0, 0)).unwrap_err();
+    assert!(matches!(error, Error::Violation { .. }), "{error}");
+    let parting = |reason| {
+        let text = String::new();
+        Message::Error(Farewell { reason, text })
+    };
+    let mut end = dry();
+    assert!(end.machine.message(parting(Reason::Stopped)).is_err());
+    let mut end = dry();
+    end.machine.message(found(size - 4096, 4096)).unwrap();
+    assert!(end.machine.message(parting(Reason::Disk)).is_err());
+    assert!(!end.machine.is_finished());
+    let mut end = dry();
+    end.machine.message(found(size - 4096, 4096)).unwrap();
+    end.machine.message(parting(Reason::Stopped)).unwrap();
+    assert!(end.machine.is_finished());
+    assert_eq!(end.machine.progress().sent.get(), size - 4096);
+}
+
+#[test]
 fn what_is_unanswered_is_bounded() {
     let size = Length::mib(1024);
     let terms = terms(size, BLOCK);
@@ -416,6 +464,10 @@ fn any_message() -> impl Strategy<Value = Message> {
         }),
         (block(), 1..130_u64).prop_map(|(first, count)| Message::Zeroes { first, count }),
         (0..9_u64).prop_map(|count| Message::Written { count }),
+        (0..9_u64).prop_map(|count| Message::Found {
+            sent: Length::new(count),
+            zeroed: Length::new(count),
+        }),
         node.prop_map(|root| Message::Done { root }),
         Just(Message::Error(Farewell {
             reason: Reason::Stopped,
