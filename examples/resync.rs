@@ -32,7 +32,10 @@ fn main() -> Result<()> {
         stage: stage.clone(),
         stop: stop.clone(),
     };
-    let report = match (arguments.source, arguments.target, arguments.serve) {
+    let source = arguments.source.past_cache(arguments.direct);
+    let target = arguments.target;
+    let target = target.map(|target| target.past_cache(arguments.direct));
+    let report = match (source, target, arguments.serve) {
         (Peer::Disk(disk), None, Some(transport)) => {
             let server = Server {
                 disk,

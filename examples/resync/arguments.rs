@@ -70,6 +70,10 @@ pub struct Arguments {
     /// Make the target, a file, if there is none, or extend it if it is smaller than the source.
     #[arg(long, conflicts_with = "dry_run")]
     pub create: bool,
+    /// Read and write files and devices past the page cache, so that what a guest has in it stays there.
+    /// Not every filesystem can.
+    #[arg(long)]
+    pub direct: bool,
     /// Tell progress and outcome as lines of JSON.
     #[arg(long)]
     pub json: bool,

@@ -37,7 +37,7 @@ impl Proof {
     /// Of a plain file that nobody writes to, for which it may wait a moment; of anything else there
     /// is none.
     pub(super) fn of(place: &Place) -> Result<Option<Self>> {
-        let Place::Path(path) = place else {
+        let Some(path) = place.path() else {
             return Ok(None);
         };
         for _ in 0..LOOKS {

@@ -4,18 +4,20 @@ use std::convert::Infallible;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use afterimage_block::{Access, BlockRead, BlockWrite, Length, RawDisk};
 use afterimage_nbd::Client;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 /// Where a disk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// An image or a block device.
     Path(PathBuf),
+    /// The same, read and written past the page cache.
+    Direct(PathBuf),
     /// An NBD export.
     Export(String),
 }
@@ -36,41 +38,54 @@ impl FromStr for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => path.display().fmt(f),
+            Self::Path(path) | Self::Direct(path) => path.display().fmt(f),
             Self::Export(uri) => f.write_str(uri),
         }
     }
 }
 
 impl Place {
+    /// The same, past the page cache if that is asked for and there is one.
+    pub fn past_cache(self, is_direct: bool) -> Self {
+        match self {
+            Self::Path(path) if is_direct => Self::Direct(path),
+            place => place,
+        }
+    }
+
+    /// Of an image or a device.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) | Self::Direct(path) => Some(path),
+            Self::Export(_) => None,
+        }
+    }
+
     /// Opens the disk to be read.
     pub fn open_to_read(&self) -> Result<Box<dyn BlockRead>> {
         Ok(match self {
             Self::Path(path) => Box::new(RawDisk::open(path, Access::ReadOnly)?),
+            Self::Direct(path) => Box::new(RawDisk::open(path, Access::ReadOnly)?.direct()?),
             Self::Export(uri) => Box::new(Client::open(uri)?),
         })
     }
 
     /// Opens the disk to be made equal to one of `size`; makes it or extends it first if `create`.
     pub fn open_target(&self, size: Length, create: bool) -> Result<Box<dyn BlockWrite>> {
-        match self {
-            Self::Path(path) => {
-                if create {
-                    self.make(size)?;
-                }
-                Ok(Box::new(RawDisk::open(path, Access::ReadWrite)?))
-            }
-            Self::Export(uri) => {
-                ensure!(!create, "{uri} cannot be made, only a file can");
-                Ok(Box::new(Client::open(uri)?))
-            }
+        if create {
+            self.make(size)?;
         }
+        Ok(match self {
+            Self::Path(path) => Box::new(RawDisk::open(path, Access::ReadWrite)?),
+            Self::Direct(path) => Box::new(RawDisk::open(path, Access::ReadWrite)?.direct()?),
+            Self::Export(uri) => Box::new(Client::open(uri)?),
+        })
     }
 
     /// Makes the image, or extends it. One that is large enough is left alone.
     fn make(&self, size: Length) -> Result<()> {
-        let Self::Path(path) = self else {
-            return Ok(());
+        let Some(path) = self.path() else {
+            bail!("{self} cannot be made, only a file can");
         };
         if path.try_exists()? {
             let found = fs::metadata(path)?;
@@ -98,7 +113,7 @@ impl Place {
 
     /// What two names of one disk share; a file that is not there shares only its name.
     fn identity(&self) -> (Option<(u64, u64)>, Option<&Self>) {
-        let Self::Path(path) = self else {
+        let Some(path) = self.path() else {
             return (None, Some(self));
         };
         match fs::metadata(path) {

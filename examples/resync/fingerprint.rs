@@ -57,12 +57,9 @@ impl Fingerprint {
         written: impl Fn(&Metadata) -> Option<u64>,
         staged: Option<Timestamp>,
     ) -> Result<Self> {
-        let path = match place {
-            Place::Export(uri) => {
-                let (name, file) = (uri.clone(), None);
-                return Ok(Self { name, file, staged });
-            }
-            Place::Path(path) => path,
+        let Some(path) = place.path() else {
+            let (name, file) = (place.to_string(), None);
+            return Ok(Self { name, file, staged });
         };
         let found = fs::metadata(path)?;
         Ok(Self {

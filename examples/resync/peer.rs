@@ -39,6 +39,14 @@ impl FromStr for Peer {
 }
 
 impl Peer {
+    /// The same, past the page cache if that is asked for and it is a disk of this machine.
+    pub fn past_cache(self, is_direct: bool) -> Self {
+        match self {
+            Self::Disk(place) => Self::Disk(place.past_cache(is_direct)),
+            other => other,
+        }
+    }
+
     /// Connects, and parts when `run` is done.
     pub(super) fn converse<T>(
         &self,

@@ -534,6 +534,21 @@ fn write_at_the_end(path: &Path) {
 }
 
 #[test]
+fn past_the_page_cache_the_outcome_is_the_same_or_it_is_said_to_be_impossible() {
+    let disks = Disks::new(every(50));
+    let local = Local {
+        source: disks.place("source").past_cache(true),
+        target: disks.place("target").past_cache(true),
+        verify: true,
+        ..disks.local()
+    };
+    match run_local(&local) {
+        Ok(report) => assert!(disks.are_equal() && report.sent > Length::ZERO),
+        Err(error) => assert!(format!("{error:#}").contains("page cache"), "{error:#}"),
+    }
+}
+
+#[test]
 fn a_limit_holds_for_disks() {
     let disks = Disks::new(every(10));
     let begun = Instant::now();
@@ -591,7 +606,7 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
         "resync a b --limit mon-fri/08:00-18:00=10MiB/s,else=100MiB/s --read-limit 1GiB/s",
         "resync --serve stdio b --state f --create",
         "resync --serve stdio a --read-only --cache f",
-        "resync cmd:x b --verify",
+        "resync cmd:x b --verify --direct",
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }

@@ -1,17 +1,22 @@
 //! Raw image files and block devices.
 
+mod direct;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 
 use crate::{
     BlockRead, BlockWrite, Error, Extent, Length, Offset, Result, Run, RunKind, SECTOR, Zeroing,
     check_range,
 };
+
+use direct::Direct;
 
 /// Zeros for filesystems that cannot zero by themselves.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -35,6 +40,8 @@ pub struct RawDisk {
     path: PathBuf,
     size: Length,
     access: Access,
+    /// The file once more, where the page cache is left alone.
+    direct: Option<Direct>,
     poisoned: AtomicBool,
 }
 
@@ -103,8 +110,41 @@ impl RawDisk {
             path,
             size,
             access,
+            direct: None,
             poisoned: AtomicBool::new(false),
         })
+    }
+
+    /// Reads and writes past the page cache (`O_DIRECT`), so that what others have in it stays there: in
+    /// whole pages of 4 KiB; what is not, goes through it and is dropped from it at once.
+    ///
+    /// It costs a copy, and the kernel reads nothing ahead: for a disk that is read in order, large reads
+    /// on several threads make up for it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the filesystem cannot do this.
+    pub fn direct(self) -> Result<Self> {
+        let direct = Direct::of(&self.file, self.access == Access::ReadWrite);
+        let refused = |source| failed("leave the page cache out of", &self.path, source);
+        let direct = Some(direct.map_err(refused)?);
+        Ok(Self { direct, ..self })
+    }
+
+    /// Moves the bytes of `extent` through the page cache, and where that is to be left alone drops them
+    /// from it.
+    fn buffered(
+        &self,
+        extent: Extent,
+        run: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        run(&self.file)?;
+        if self.direct.is_some() {
+            let length = NonZeroU64::new(extent.length().get());
+            let start = extent.start().get();
+            // No more than advice: what is not on the disk yet stays for now.
+            let _ = rustix::fs::fadvise(&self.file, start, length, Advice::DontNeed);
+        }
+        Ok(())
     }
 
     /// Where it is.
@@ -194,7 +234,12 @@ impl BlockRead for RawDisk {
         let Some(extent) = check_range(offset, Length::of(buf), self.size)? else {
             return Ok(());
         };
-        let read = self.file.read_exact_at(buf, offset.get());
+        let read = match &self.direct {
+            Some(direct) if Direct::takes(offset.get(), buf.len()) => {
+                direct.read(buf, offset.get())
+            }
+            _ => self.buffered(extent, |file| file.read_exact_at(buf, offset.get())),
+        };
         read.map_err(|source| self.io_error("read", extent, source))
     }
 
@@ -228,7 +273,12 @@ impl BlockWrite for RawDisk {
         let Some(extent) = self.check_write(offset, Length::of(data))? else {
             return Ok(());
         };
-        let written = self.file.write_all_at(data, offset.get());
+        let written = match &self.direct {
+            Some(direct) if Direct::takes(offset.get(), data.len()) => {
+                direct.write(data, offset.get())
+            }
+            _ => self.buffered(extent, |file| file.write_all_at(data, offset.get())),
+        };
         written.map_err(|source| self.io_error("write", extent, source))
     }
 
@@ -287,6 +337,58 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = RawDisk::open(folder.path(), Access::ReadOnly).unwrap_err();
         assert!(matches!(error, Error::NotADisk { .. }), "{error}");
+    }
+
+    /// Wherever that is possible; where it is not, it says so.
+    #[test]
+    fn past_the_page_cache_it_is_the_same_disk() {
+        let folders = [std::env::temp_dir(), "/dev/shm".into(), "/var/tmp".into()];
+        for folder in folders.iter().filter(|folder| folder.is_dir()) {
+            let folder = tempfile::tempdir_in(folder).unwrap();
+            let path = folder.path().join("disk.raw");
+            let size = (3 << 20) + 512;
+            drop(RawDisk::create(&path, Length::new(size)).unwrap());
+            let disk = RawDisk::open(&path, Access::ReadWrite).unwrap();
+            let disk = match disk.direct() {
+                Ok(disk) => disk,
+                Err(error) => {
+                    assert!(matches!(error, Error::File { .. }), "{error}");
+                    assert!(error.to_string().contains("disk.raw"), "{error}");
+                    continue;
+                }
+            };
+            let mut expected = vec![0; usize::try_from(size).unwrap()];
+            let extents = [
+                (0, 4096),
+                (8192, 2 << 20),
+                (4096, 1 << 20),
+                (size - 512, 512),
+                (512, 4096),
+                (12288, 512),
+                (size - 512 - 8192, 8704),
+            ];
+            for (number, (start, length)) in (1..).zip(extents) {
+                let at = usize::try_from(start).unwrap();
+                expected[at..at + length].fill(number);
+                disk.write_at(Offset::new(start), &expected[at..at + length])
+                    .unwrap();
+                let mut found = vec![0; length];
+                disk.read_at(Offset::new(start), &mut found).unwrap();
+                assert!(found == expected[at..at + length]);
+            }
+            let mut found = vec![0; expected.len()];
+            disk.read_at(Offset::ZERO, &mut found).unwrap();
+            assert!(found == expected && std::fs::read(&path).unwrap() == expected);
+            let second = RawDisk::open(&path, Access::ReadWrite);
+            assert!(matches!(second, Err(Error::InUse { .. })));
+            disk.flush().unwrap();
+            drop(disk);
+            let disk = RawDisk::open(&path, Access::ReadOnly).unwrap();
+            let disk = disk.direct().unwrap();
+            assert!(disk.write_at(Offset::ZERO, &[0; 4096]).is_err());
+            disk.read_at(Offset::ZERO, &mut found).unwrap();
+            assert!(found == expected);
+        }
     }
 
     #[test]
