@@ -70,8 +70,11 @@
 //! | Feature | |
 //! | --- | --- |
 //! | `blake3` | [`Algorithm`] has BLAKE3 beside SHA-256 |
+//! | `tokio` | `over_stream` runs a [`Driver`] over any `AsyncRead + AsyncWrite` |
 
 mod algorithm;
+#[cfg(feature = "tokio")]
+mod async_stream;
 mod comparer;
 mod digests;
 mod driver;
@@ -92,6 +95,8 @@ mod verdict;
 mod zero;
 
 pub use algorithm::Algorithm;
+#[cfg(feature = "tokio")]
+pub use async_stream::{StreamReader, StreamWriter, over_stream};
 pub use comparer::{Comparer, SignaturePage};
 pub use digests::{Digests, DigestsError};
 pub use driver::Driver;
