@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use afterimage_block::{BlockRead, BlockWrite};
+use afterimage_block::{BlockRead, BlockWrite, Extent};
 
 use crate::protocol::{Message, Role};
 use crate::remote::{Cursor, Outcome, RemoteProgress, Source, Target, Terms, Work};
@@ -42,6 +42,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 enum Event {
     Message(Message),
     Outcome(Result<Outcome>),
+    /// What was looked at lies in this hole.
+    Hole(Extent),
     /// A frame of so many bytes is written.
     Sent(usize),
     /// Nothing more can be received.
@@ -320,6 +322,7 @@ impl<'a> Driver<'a> {
             match events.recv() {
                 Ok(Event::Message(message)) => machine.handle_message(message)?,
                 Ok(Event::Outcome(outcome)) => machine.handle_outcome(outcome?)?,
+                Ok(Event::Hole(extent)) => machine.handle_hole(extent)?,
                 Ok(Event::Sent(bytes)) => wire.sent(bytes),
                 Ok(Event::Lost(error)) => return Err(error),
                 Ok(Event::Unsendable(error)) => return Err(last_word(&events, error)),
@@ -354,6 +357,7 @@ trait Machine: Sized {
     fn poll_transmit(&mut self) -> Option<Message>;
     fn handle_message(&mut self, message: Message) -> Result<()>;
     fn handle_outcome(&mut self, outcome: Outcome) -> Result<()>;
+    fn handle_hole(&mut self, extent: Extent) -> Result<()>;
     fn is_finished(&self) -> bool;
     fn progress(&self) -> RemoteProgress;
 }
@@ -381,6 +385,9 @@ macro_rules! machine {
             }
             fn handle_outcome(&mut self, outcome: Outcome) -> Result<()> {
                 self.handle_outcome(outcome)
+            }
+            fn handle_hole(&mut self, extent: Extent) -> Result<()> {
+                self.handle_hole(extent)
             }
             fn is_finished(&self) -> bool {
                 self.is_finished()

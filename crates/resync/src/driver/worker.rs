@@ -1,5 +1,6 @@
 //! Work on a disk.
 
+use std::iter;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -38,9 +39,19 @@ pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &Syn
         let Ok(work) = next else {
             return;
         };
-        let outcome = Event::Outcome(disk.perform(work));
-        if events.send(outcome).is_err() {
-            return;
+        let looked_at = match &work {
+            Work::Hash { extent, .. } | Work::Read { extent, .. } => Some(*extent),
+            _ => None,
+        };
+        let outcome = disk.perform(work);
+        let is_zero = outcome.as_ref().is_ok_and(is_zero);
+        let hole = looked_at.filter(|_| is_zero);
+        let hole = hole.and_then(|extent| disk.hole_behind(extent));
+        let told = hole.map(Event::Hole);
+        for event in iter::once(Event::Outcome(outcome)).chain(told) {
+            if events.send(event).is_err() {
+                return;
+            }
         }
     }
 }
@@ -158,6 +169,19 @@ impl<'d> Disk<'d> {
         known.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What behind `extent`, all of which is zero, is of the hole that it lies in.
+    fn hole_behind(&self, extent: Extent) -> Option<Extent> {
+        // Zeros that are stored: to find where they end may take long.
+        let is_data = |known: Extent| known.intersection(extent).is_some();
+        if self.known_data().is_some_and(is_data) {
+            return None;
+        }
+        // A disk that cannot tell now is asked again when it is read.
+        let run = self.reader.next_run(extent.start()).ok().flatten()?;
+        let is_hole = run.kind == RunKind::Hole;
+        Extent::between(extent.end(), run.extent.end()).filter(|_| is_hole)
+    }
+
     /// The bytes of `extent` and its blocks' digests. Holes are not read, and one that is all of it
     /// takes no memory.
     fn read(&self, extent: Extent) -> Result<(Bytes, Vec<Node>)> {
@@ -206,6 +230,16 @@ impl<'d> Disk<'d> {
         blocks
             .map(|block| self.terms.algorithm.block(block))
             .collect()
+    }
+}
+
+/// Whether all that was hashed or read is zero.
+fn is_zero(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Hashed { blocks, .. } | Outcome::Read { blocks, .. } => {
+            blocks.iter().all(Node::is_zero)
+        }
+        _ => false,
     }
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Front {
     /// How many blocks a piece may have.
     piece: u64,
     source: Knowledge,
+    /// Units that are holes, as far as that matters.
+    holes: BTreeMap<u64, u64>,
 }
 
 /// What is known of the source.
@@ -116,6 +118,7 @@ impl Front {
             open: 0,
             piece,
             source: Knowledge::Tree,
+            holes: BTreeMap::new(),
         };
         if shape.units() > 0 {
             let place = shape.above_root();
@@ -127,6 +130,24 @@ impl Front {
     /// From now on so much of the source is known, or wanted.
     pub(super) const fn know(&mut self, source: Knowledge) {
         self.source = source;
+    }
+
+    /// These units are holes of the source. What is blank on the target and known to be so on the source
+    /// is not looked at.
+    pub(super) fn know_hole(&mut self, units: Range<u64>) {
+        if self.source == Knowledge::Nothing {
+            let end = self.holes.entry(units.start).or_default();
+            *end = units.end.max(*end);
+        }
+    }
+
+    /// Whether all of a node that is blank on the target is known to be a hole.
+    fn is_hole(&self, place: Place) -> bool {
+        let blocks = self.shape.blocks(place).unwrap_or_default();
+        let first = Shape::unit_of(blocks.start);
+        let last = Shape::unit_of(blocks.end.saturating_sub(1));
+        let before = self.holes.range(..=first).next_back();
+        before.is_some_and(|(_, end)| last < *end)
     }
 
     /// The first block that is not done with.
@@ -155,6 +176,9 @@ impl Front {
             };
             self.waiting.remove(&start);
             let Differing { place, .. } = differing;
+            if differing.is_blank() && self.is_hole(place) {
+                continue;
+            }
             if place.level > 1 && differing.is_blank() {
                 let ours = tree.children(place).unwrap_or_default();
                 self.descend(place, ours, &vec![Node::ZERO; ours.len()]);

@@ -88,6 +88,33 @@ impl Hashing {
         was
     }
 
+    /// The units of `run` need not be hashed; gives those that were still to be, in runs.
+    pub(super) fn skip(&mut self, run: &Range<u64>) -> Vec<Range<u64>> {
+        let mut skipped = Vec::new();
+        let mut at = self.todo.partition_point(|todo| todo.end <= run.start);
+        while let Some(todo) = self
+            .todo
+            .get(at)
+            .filter(|todo| todo.start < run.end)
+            .cloned()
+        {
+            self.todo.remove(at);
+            let cut = todo.start.max(run.start)..todo.end.min(run.end);
+            for rest in [todo.start..cut.start, cut.end..todo.end] {
+                if !rest.is_empty() {
+                    self.todo.insert(at, rest);
+                    at = at.saturating_add(1);
+                }
+            }
+            let count = cut.end.saturating_sub(cut.start);
+            self.left = self.left.saturating_sub(count);
+            self.since_saved = self.since_saved.saturating_add(count);
+            skipped.push(cut);
+        }
+        skipped.retain(|run| !run.is_empty());
+        skipped
+    }
+
     /// Begins anew with so many units, whatever comes of those that are being hashed.
     pub(super) fn start_over(&mut self, units: u64) {
         let forgotten = std::mem::take(&mut self.running);

@@ -228,6 +228,25 @@ impl Source {
         Ok(())
     }
 
+    /// Takes the caller's word that `extent` is a hole of the disk: what of it is not hashed or read yet
+    /// need not be. An end that is never told so finds out by itself, unit by unit.
+    ///
+    /// # Errors
+    /// As [`handle_message`](Self::handle_message).
+    pub fn handle_hole(&mut self, extent: Extent) -> Result<()> {
+        let units = self.tree.shape().units_within(extent);
+        for skipped in self.hashing.skip(&units) {
+            skipped.for_each(|unit| self.tree.set_unit(unit, Node::ZERO));
+        }
+        self.front.know_hole(units);
+        self.save_if_worth();
+        if self.phase == Phase::Hashing {
+            self.begin()?;
+        }
+        self.advance();
+        Ok(())
+    }
+
     fn hash(&mut self, unit: u64) {
         let blocks = self.tree.shape().blocks_of_unit(unit);
         if let Some(extent) = self.extent(blocks.start, blocks.end) {
@@ -257,12 +276,16 @@ impl Source {
         if was_unknown {
             self.tree.set_unit(unit, node);
         }
+        self.save_if_worth();
+        was_unknown
+    }
+
+    fn save_if_worth(&mut self) {
         if self.hashing.is_worth_saving() {
             let doubt = self.hashing.doubt();
             let cursor = Cursor::new(self.terms, Role::Source, doubt, &self.tree);
             self.work.push_back(Work::Save(cursor));
         }
-        was_unknown
     }
 
     /// Knows nothing any more from before, since the target asked for that.

@@ -237,6 +237,27 @@ impl Target {
         Ok(())
     }
 
+    /// Takes the caller's word that `extent` is a hole of the disk: what of it is not hashed yet need not
+    /// be. An end that is never told so finds out by itself, unit by unit.
+    ///
+    /// # Errors
+    /// As [`handle_message`](Self::handle_message).
+    pub fn handle_hole(&mut self, extent: Extent) -> Result<()> {
+        if self.hashing.left() == 0 {
+            // Later, what is a hole may be about to be written.
+            return Ok(());
+        }
+        for skipped in self.hashing.skip(&self.tree.shape().units_within(extent)) {
+            skipped.for_each(|unit| self.tree.set_unit(unit, Node::ZERO));
+        }
+        if self.hashing.is_worth_saving() {
+            self.save(self.hashing.doubt());
+        }
+        self.begin()?;
+        self.advance();
+        Ok(())
+    }
+
     fn hash(&mut self, unit: u64) {
         let blocks = self.tree.shape().blocks_of_unit(unit);
         if let Some(extent) = self.extent(blocks.start, blocks.end) {

@@ -79,6 +79,18 @@ impl Shape {
         block >> BITS
     }
 
+    /// The numbers of the units all of whose bytes are in `extent`.
+    pub fn units_within(self, extent: Extent) -> Range<u64> {
+        let unit = self.grid.block_size().get().saturating_mul(1 << BITS);
+        let first = extent.start().get().div_ceil(unit);
+        let end = if extent.end().get() >= self.grid.size().get() {
+            self.units()
+        } else {
+            extent.end().get().checked_div(unit).unwrap_or_default()
+        };
+        first..end.max(first)
+    }
+
     /// The numbers of the blocks of `unit`, none if there is no such unit.
     pub fn blocks_of_unit(self, unit: u64) -> Range<u64> {
         let level = 1;

@@ -1,6 +1,6 @@
 //! The tree against the specification, read literally.
 
-use afterimage_block::Length;
+use afterimage_block::{Extent, Length, Offset};
 use proptest::prelude::*;
 
 use super::*;
@@ -168,4 +168,26 @@ fn golden() {
         .collect();
     let root = "1e318983439c91be4101104516fb80d856835a9ca6ec47f0cd5d91384f83160b";
     assert_eq!(format!("{:?}", tree(&leaves).root()), root);
+}
+
+#[test]
+fn the_units_of_an_extent_are_those_that_lie_in_it() {
+    let unit = 64 * 4096;
+    let size = 3 * unit + 4096 + 512;
+    let shape = Shape::new(Grid::new(Length::new(size), BlockSize::MIN));
+    let cases = [
+        (0, size, 0..4),
+        (0, unit, 0..1),
+        (1, unit, 1..1),
+        (unit - 1, unit + 1, 1..1),
+        (unit, size - 1, 1..3),
+        (3 * unit, size, 3..4),
+        (3 * unit + 512, size, 4..4),
+        (size - 512, size, 4..4),
+    ];
+    for (start, end, expected) in cases {
+        let extent = Extent::between(Offset::new(start), Offset::new(end)).unwrap();
+        let found = shape.units_within(extent);
+        assert_eq!(found, expected, "{extent}");
+    }
 }

@@ -5,9 +5,10 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use afterimage_block::{BlockRead, BlockWrite, Length, MemoryDisk, Offset};
+use afterimage_block::{BlockRead, BlockWrite, Length, MemoryDisk, Offset, Run};
 use afterimage_resync::protocol::{Message, Reason};
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
 use afterimage_resync::{BlockSize, Driver, Error, Result, Side};
@@ -120,6 +121,52 @@ fn one_tebibyte_of_holes_costs_what_its_data_costs() {
     assert_eq!(last, [7; 512]);
     target.read_at(Offset::new(5 << 36), &mut last).unwrap();
     assert_eq!(last, [0; 512]);
+}
+
+/// Counts how often it is asked for anything.
+struct Counted(MemoryDisk, AtomicU64);
+
+impl BlockRead for Counted {
+    fn size(&self) -> Length {
+        self.0.size()
+    }
+
+    fn read_at(&self, offset: Offset, buf: &mut [u8]) -> afterimage_block::Result<()> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read_at(offset, buf)
+    }
+
+    fn next_run(&self, from: Offset) -> afterimage_block::Result<Option<Run>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.next_run(from)
+    }
+}
+
+#[test]
+fn a_hole_is_looked_at_once_however_large_it_is() {
+    let size = Length::new((1 << 38) + 512);
+    let source = Counted(MemoryDisk::new(size), AtomicU64::new(0));
+    for at in [1 << 30, 3 << 35, size.get() - 512] {
+        source.0.write_at(Offset::new(at), &[7; 512]).unwrap();
+    }
+    let [blank, other] = [(); 2].map(|()| MemoryDisk::new(size));
+    other.write_at(Offset::new(5 << 34), &[7; 512]).unwrap();
+    let terms = terms(size, BlockSize::default());
+    for target in [&blank, &other] {
+        source.1.store(0, Ordering::Relaxed);
+        let (near, far) = over_pipe(&source, target, terms, usize::MAX);
+        let near = near.unwrap();
+        assert_eq!(near.sent, far.unwrap().sent);
+        assert_eq!(near.sent, Length::new((2 << 16) + 512));
+        let mut found = [0; 512];
+        for at in [1 << 30, 3 << 35, size.get() - 512, 5 << 34] {
+            target.read_at(Offset::new(at), &mut found).unwrap();
+            assert_eq!(found == [7; 512], at != 5 << 34);
+        }
+        // It has 65 537 units.
+        let asked = source.1.load(Ordering::Relaxed);
+        assert!(asked < 8192, "{asked}");
+    }
 }
 
 /// 26 MiB in blocks of 4 KiB of which a third differ.
@@ -301,12 +348,14 @@ fn a_disk_that_fails_is_named_and_the_other_end_is_told() {
 
 #[test]
 fn a_dense_disk_is_not_asked_for_its_holes_at_each_unit() {
-    let (source, _) = disks();
-    let target = source.clone();
-    let terms = terms(source.size(), BlockSize::MIN);
-    let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
-    assert!(near.is_ok() && far.is_ok());
-    assert!(source.maps() < 10 && target.maps() < 10, "of 100 units");
+    let zeros = || filled(64 * 100, BlockSize::MIN, |_| 0);
+    for (source, target) in [(disks().0, disks().0), (zeros(), zeros())] {
+        let terms = terms(source.size(), BlockSize::MIN);
+        let (near, far) = over_pipe(&source, &target, terms, usize::MAX);
+        assert!(near.is_ok() && far.is_ok());
+        let maps = (source.maps(), target.maps());
+        assert!(maps.0 < 10 && maps.1 < 10, "{maps:?} of 100 units");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Two state machines, two disks, and the bytes between them.
 
-use afterimage_block::{BlockRead, BlockWrite, Epoch, Extent, Length, SessionId, Zeroing};
+use afterimage_block::{BlockRead, BlockWrite, Epoch, Extent, Length, RunKind, SessionId, Zeroing};
 use afterimage_resync::protocol::{Decoder, Message};
 use afterimage_resync::remote::{Cursor, Outcome, Source, Target, Terms, Work};
 use afterimage_resync::tree::Node;
@@ -41,6 +41,7 @@ pub(crate) trait Machine {
     fn work(&mut self) -> Option<Work>;
     fn message(&mut self, message: Message) -> Result<()>;
     fn outcome(&mut self, outcome: Outcome) -> Result<()>;
+    fn hole(&mut self, extent: Extent) -> Result<()>;
     fn finished(&self) -> bool;
 }
 
@@ -58,6 +59,9 @@ macro_rules! machine {
             }
             fn outcome(&mut self, outcome: Outcome) -> Result<()> {
                 self.handle_outcome(outcome)
+            }
+            fn hole(&mut self, extent: Extent) -> Result<()> {
+                self.handle_hole(extent)
             }
             fn finished(&self) -> bool {
                 self.is_finished()
@@ -126,9 +130,20 @@ impl<M: Machine> End<M> {
             return Ok(false);
         }
         let chosen = self.working.swap_remove(dice.roll(self.working.len()));
+        // Whether it tells of holes is the caller's matter.
+        let hole = self.hole_at(&chosen).filter(|_| dice.roll(2) == 0);
         let outcome = self.perform(chosen);
         self.machine.outcome(outcome)?;
+        hole.map_or(Ok(()), |hole| self.machine.hole(hole))?;
         Ok(true)
+    }
+
+    fn hole_at(&self, work: &Work) -> Option<Extent> {
+        let (Work::Hash { extent, .. } | Work::Read { extent, .. }) = work else {
+            return None;
+        };
+        let run = self.disk.next_run(extent.start()).unwrap()?;
+        (run.kind == RunKind::Hole).then_some(run.extent)
     }
 
     fn perform(&mut self, work: Work) -> Outcome {
