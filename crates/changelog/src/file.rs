@@ -34,6 +34,16 @@ impl ReadAt for File {
     }
 }
 
+impl<S: ReadAt + ?Sized> ReadAt for &S {
+    fn length(&self) -> io::Result<u64> {
+        (**self).length()
+    }
+
+    fn fill_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        (**self).fill_at(into, at)
+    }
+}
+
 /// A log file, open for reading.
 #[derive(Debug)]
 pub(crate) struct LogFile<'a, S = File> {

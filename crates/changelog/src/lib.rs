@@ -58,7 +58,9 @@
 //! records' numbers can be nonces and never come twice.
 //!
 //! *The digest is computed when the log is sealed*, in one pass over the file, and not while it is
-//! appended to: SHA-256 is slower than the writes that it would have to keep up with.
+//! appended to: SHA-256 is slower than the writes that it would have to keep up with. Sealing, opening
+//! and merging a long file compute it on a thread beside the reading and writing; the only other
+//! threads are those of applying a log. `Encoder`, `Reader` and `StreamReader` have none.
 //!
 //! *The index is resolved*: disjoint pieces, the newest record winning, so that applying a log
 //! writes each byte once and a reader finds a range without looking at any payload. A long one is in
@@ -85,6 +87,7 @@ mod codec;
 #[cfg_attr(not(feature = "lz4"), path = "compress_absent.rs")]
 mod compress;
 mod convert;
+mod digest;
 mod durability;
 mod encoder;
 mod error;

@@ -1,14 +1,13 @@
 //! What a native log still proves that is damaged in the middle.
 
-use std::fs::File;
 use std::path::Path;
 
 use afterimage_block::{Doubt, ExtentSet};
 
+use crate::digest::digest_of;
 use crate::fetch::RecordFile;
 use crate::fields::all_zero;
-use crate::sealed::{digest_of, read_footer};
-use crate::writer::io_error;
+use crate::sealed::read_footer;
 use crate::{
     Error, Form, Gap, Index, Keys, LogHeader, PAYLOAD_MAX, Record, RecordHeader, Result, Summary,
 };
@@ -66,7 +65,6 @@ pub fn salvage_with(
     mut take: impl FnMut(&Record) -> Result<()>,
 ) -> Result<Salvaged> {
     let log = RecordFile::open(path, keys)?;
-    let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
     let footer = match read_footer(log.file()) {
         Ok(footer) => Some(footer),
         Err(error @ Error::Io { .. }) => return Err(error),
@@ -92,7 +90,7 @@ pub fn salvage_with(
     }
     let unknown = match &footer {
         Some((summary, index, at)) => {
-            let proved = gaps.is_empty() && digest_of(&file, path, *at)? == summary.content;
+            let proved = gaps.is_empty() && digest_of(log.file(), *at)? == summary.content;
             unknown(summary, index, records, proved, &gaps)
         }
         None => everything("the log has no index: it was not sealed, or its end is lost"),

@@ -1,14 +1,13 @@
 //! A log that is sealed and proved.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use afterimage_block::{BlockWrite, ContentDigest, Extent, Length};
-use sha2::{Digest, Sha256};
+use afterimage_block::{BlockWrite, Extent, Length};
 
 use crate::apply::{Applied, apply_pieces, apply_records};
+use crate::digest::Digesting;
 use crate::fields::all_zero;
 use crate::file::{LogFile, ReadAt};
 use crate::footer;
@@ -25,8 +24,6 @@ use crate::{
 
 /// The bytes of a footer that are read at a time: whole entries, behind a head.
 const FOOTER_STEP: usize = 1 << 20;
-/// What is read at a time: as much as stays in the cache until it is digested and copied.
-const BUFFER: usize = 128 << 10;
 
 /// A sealed log file. It exists only where every record, the content's digest and the index were
 /// proved, or where it has just been sealed.
@@ -70,8 +67,7 @@ impl SealedLog {
         let (summary, index, footer_at) = read_footer(&LogFile::open(path)?)?;
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
         let mut body = Digesting::new((&file).take(footer_at));
-        let buffered = BufReader::with_capacity(BUFFER, &mut body);
-        let mut reader = StreamReader::with_keys(buffered, keys)?;
+        let mut reader = StreamReader::with_keys(&mut body, keys)?;
         let (mut records, mut payload, mut bytes) = (0, Length::ZERO, Vec::new());
         let (mut proved, mut resized) = (Resolver::default(), None);
         while let Some((record, header)) = reader.read_into(&mut bytes)? {
@@ -228,7 +224,8 @@ impl SealedLog {
         if !self.form.is_plain() {
             return apply_records(self, &index, disk);
         }
-        apply_pieces(&LogFile::open(&self.path)?, index.iter(), disk)
+        let pieces: Vec<_> = index.iter().collect();
+        apply_pieces(&LogFile::open(&self.path)?, &pieces, disk)
     }
 
     /// The extents that it changes.
@@ -287,48 +284,4 @@ pub(crate) fn read_entries<S: ReadAt>(
         }
     }
     Ok(())
-}
-
-/// A reader that digests what is read.
-struct Digesting<R> {
-    from: R,
-    sha: Sha256,
-}
-
-impl<R: Read> Digesting<R> {
-    fn new(from: R) -> Self {
-        let sha = Sha256::new();
-        Self { from, sha }
-    }
-
-    /// The SHA-256 of what was read.
-    fn finish(self) -> ContentDigest {
-        ContentDigest::new(self.sha.finalize().into())
-    }
-}
-
-impl<R: Read> Read for Digesting<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(into)?;
-        self.sha.update(into.get(..read).unwrap_or_default());
-        Ok(read)
-    }
-}
-
-/// The SHA-256 of the first `length` bytes of a file.
-pub(crate) fn digest_of(file: &File, path: &Path, length: u64) -> Result<ContentDigest> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut at = 0;
-    while at < length {
-        let want = usize::try_from(length - at)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        let part = buffer.get_mut(..want).unwrap_or_default();
-        let read = file.read_exact_at(part, at);
-        read.map_err(|source| io_error("read", path, at, source))?;
-        hasher.update(part);
-        at += want as u64;
-    }
-    Ok(ContentDigest::new(hasher.finalize().into()))
 }

@@ -4,14 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use afterimage_block::{Change, ContentDigest, Extent, Length, Lsn, Timestamp};
+use afterimage_block::{Change, Extent, Length, Lsn, Timestamp};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
+use crate::digest::{Digester, digest_of};
 use crate::encoder::{Encoded, Encoder};
-use crate::sealed::digest_of;
+use crate::file::LogFile;
 use crate::{
     BarrierMark, Error, Form, LogHeader, PAYLOAD_MAX, Packing, Piece, Provenance, Record,
     RecordHeader, Result, SealedLog,
@@ -82,7 +82,7 @@ pub struct FileWriter {
     /// How far space is reserved.
     reserved: u64,
     /// The digest of what was appended, if it is kept.
-    digest: Option<Sha256>,
+    digest: Option<Digester>,
 }
 
 impl FileWriter {
@@ -130,11 +130,13 @@ impl FileWriter {
         })
     }
 
-    /// Digests what is appended from now on while it is in the cache, so that sealing need not read
-    /// it again. For a log that nobody waits for: it makes each append slower.
+    /// Digests what is appended from now on, so that sealing need not read it again. For a log that
+    /// nobody waits for: it makes each append slower, and a long log is digested on a thread.
     pub(crate) fn digesting(mut self) -> Self {
         debug_assert_eq!(self.records(), 0, "nothing was appended before");
-        self.digest = Some(Sha256::new_with_prefix(self.encoder.head().bytes));
+        let mut digest = Digester::new();
+        digest.add_slices(&[IoSlice::new(&self.encoder.head().bytes)]);
+        self.digest = Some(digest);
         self
     }
 
@@ -363,7 +365,7 @@ impl FileWriter {
     /// Ends the log: appends its index and digests, and makes file and folder entry durable.
     ///
     /// `provenance` says what it follows: the content digest of the disk's log before this one, or
-    /// [`ContentDigest::NONE`] if there is none; and which states of the disk it leads from and to.
+    /// [`ContentDigest::NONE`](afterimage_block::ContentDigest::NONE) if there is none; and which states of the disk it leads from and to.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Poisoned`]. The file is left as it is: open, or torn.
@@ -373,8 +375,8 @@ impl FileWriter {
         }
         let (head, end) = (self.encoder.head().clone(), self.encoder.position());
         let content = match self.digest.take() {
-            Some(digest) => ContentDigest::new(digest.finalize().into()),
-            None => digest_of(&self.file, &self.path, end)?,
+            Some(digest) => digest.finish(),
+            None => digest_of(&LogFile::over(&self.file, &*self.path)?, end)?,
         };
         let (bytes, summary) = self.encoder.seal(content, provenance);
         let io = |operation| {
@@ -403,7 +405,7 @@ fn payload_of(change: Change<'_>) -> u64 {
 
 fn write_record(
     file: &mut File,
-    digest: &mut Option<Sha256>,
+    digest: &mut Option<Digester>,
     record: &Encoded<'_>,
 ) -> io::Result<()> {
     let mut slices = [IoSlice::new(&record.header), IoSlice::new(&record.payload)];
@@ -416,7 +418,7 @@ fn write_record(
 /// Writes at most [`GROUP`] records.
 fn write_group(
     file: &mut File,
-    digest: &mut Option<Sha256>,
+    digest: &mut Option<Digester>,
     records: &[Encoded<'_>],
 ) -> io::Result<()> {
     let slices = records
@@ -427,11 +429,9 @@ fn write_group(
     write_slices(file, &mut slices)
 }
 
-fn update(digest: &mut Option<Sha256>, slices: &[IoSlice<'_>]) {
+fn update(digest: &mut Option<Digester>, slices: &[IoSlice<'_>]) {
     if let Some(digest) = digest {
-        for slice in slices {
-            digest.update(&**slice);
-        }
+        digest.add_slices(slices);
     }
 }
 

@@ -273,7 +273,7 @@ impl Large {
     }
 }
 
-impl ReadAt for &Large {
+impl ReadAt for Large {
     fn length(&self) -> io::Result<u64> {
         Ok((self.head.len() + self.footer.len()) as u64 + RECORDS * STEP)
     }

@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use afterimage_block::{
-    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Length, MemoryDisk, Offset, Run,
+    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Extent, Length, MemoryDisk, Offset, Run,
     Timestamp,
 };
 use afterimage_changelog::{
@@ -213,4 +213,63 @@ fn an_hrl_past_the_end_of_the_disk_changes_nothing() {
         result.unwrap_err().cause(),
         Error::OutOfRange { .. }
     ));
+}
+
+/// A log of more than one thread applies, onto a disk of 16 MiB: every third 64 KiB zeroed or
+/// discarded.
+fn large(folder: &Path) -> SealedLog {
+    let header = LogHeader {
+        disk_size: Length::mib(16),
+        ..header(1, 1)
+    };
+    let step = |number: u64| {
+        let start = number * 37 % 256 * (64 << 10);
+        let extent = Extent::new(Offset::new(start), Length::kib(64)).unwrap();
+        match number % 6 {
+            2 => Step::Zero(extent),
+            5 => Step::Discard(extent),
+            _ => {
+                let value = number.to_le_bytes()[0];
+                Step::Write(start + number % 512, vec![value; 60 << 10])
+            }
+        }
+    };
+    let steps: Vec<_> = (0..256).map(step).collect();
+    seal(&folder.join("large"), header, &steps, ContentDigest::NONE)
+}
+
+#[test]
+fn a_large_log_applied_with_threads_does_what_it_does_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = large(folder.path());
+    let before = vec![0xEE; 16 << 20];
+    let in_order = MemoryDisk::with_contents(&before);
+    log.changes(&mut |_, change| Ok(change.apply_to(&in_order).map(drop)?))
+        .unwrap();
+    let disk = MemoryDisk::with_contents(&before);
+    let applied = log.apply(&disk).unwrap();
+    assert!(disk.contents() == in_order.contents());
+    let pieces = log.pieces().unwrap();
+    let written = pieces.iter().filter(|piece| piece.data_at.is_some());
+    let written: u64 = written.map(|piece| piece.extent.length().get()).sum();
+    let all: u64 = pieces.iter().map(|piece| piece.extent.length().get()).sum();
+    assert!(written > 8 << 20);
+    assert_eq!(
+        (applied.written.get(), applied.zeroed.get()),
+        (written, all - written)
+    );
+
+    // However many of the writes are made before it stops, whichever thread makes them.
+    for budget in [1, 200] {
+        let failing = Failing::after(budget, MemoryDisk::with_contents(&before));
+        let path = folder.path().join(budget.to_string());
+        let header = *log.header();
+        let undo = FileWriter::create_new(&path, header, WriterOptions::default()).unwrap();
+        apply_with_undo(&[&log], &failing, undo).unwrap_err();
+        let undo = SealedLog::open(&path).unwrap();
+        undo.apply(&failing.disk).unwrap();
+        assert!(failing.disk.contents() == before);
+        log.apply(&failing.disk).unwrap();
+        assert!(failing.disk.contents() == in_order.contents());
+    }
 }

@@ -261,7 +261,7 @@ impl HrlLog {
     pub fn apply(&self, disk: &(impl BlockWrite + ?Sized)) -> Result<Applied> {
         let pieces = self.index()?;
         check_pieces(&pieces, disk.size()).map_err(|error| error.in_file(&self.path))?;
-        apply_pieces(&LogFile::open(&self.path)?, pieces, disk)
+        apply_pieces(&LogFile::open(&self.path)?, &pieces, disk)
     }
 }
 

@@ -176,17 +176,13 @@ impl Stage {
             let undo = FileWriter::create_new(&self.undo(), *log.header(), undo_options())?;
             record_undo(&[log], disk, undo)?;
         }
-        let (mut done, mut is_stopped) = (Length::ZERO, false);
-        let index = log.index()?;
-        let pieces = index.iter().take_while(|piece| {
-            is_stopped = observe(done).is_break();
-            done = done.saturating_add(piece.extent.length());
-            !is_stopped
-        });
-        let applied = apply_pieces(&LogFile::open(log.path())?, pieces, disk)?;
-        if is_stopped {
-            self.take_back(log, disk)?;
-            return Ok(Made::TakenBack);
+        let (file, mut applied) = (LogFile::open(log.path())?, Applied::default());
+        for piece in log.index()?.iter() {
+            if observe(applied.total()).is_break() {
+                self.take_back(log, disk)?;
+                return Ok(Made::TakenBack);
+            }
+            applied += apply_pieces(&file, &[piece], disk)?;
         }
         disk.flush()?;
         self.clear()?;
