@@ -2,22 +2,25 @@
 //!
 //! *Append* of 512 MiB through [`FileWriter`], beside the bare loop that writes a header of 32 bytes
 //! with a CRC-32 and the payload in one `writev` each, the same loop with 1 MiB in a call, and two
-//! other logs: okaywal (1 MiB in an entry) and commitlog. *Read* of 256 MiB in memory, beside the bare
-//! CRC-32. *Prove*: seal and [`SealedLog::open`], beside the bare SHA-256, which both compute, and
-//! beside reading and the SHA-256. *Apply* beside bare writes of the same pieces, in the same order, and
-//! beside bare reads and writes: the pieces have to be read from the log first. *Merge* of 16 logs of
-//! 32 MiB, half of which is overwritten, beside bare reads and writes of what is left, and beside the
-//! same with its CRC-32 and SHA-256: a sealed log names the digest of all that it holds, and on one core
-//! computing that alone takes about as long as the copy.
+//! other logs: okaywal (1 MiB in an entry) and commitlog. *Force* of 8 MiB, 256 KiB at a time, beside
+//! the bare write and `fdatasync` of as many bytes, on the medium of the temporary folder. *Read* of
+//! 256 MiB in memory, beside the bare CRC-32. *Prove*: seal and [`SealedLog::open`], beside the bare
+//! SHA-256, which both compute on a thread of its own, and beside reading and the SHA-256 in turn.
+//! *Apply*, which has two threads, beside bare writes of the same pieces, in the same order, and beside
+//! bare reads and writes: the pieces have to be read from the log first. *Merge* of 16 logs of 64 MiB,
+//! half of which is overwritten, beside bare reads and writes of what is left, and beside the same with
+//! its CRC-32 and SHA-256 in turn; and beside the SHA-256 alone, which no merge can be faster than: a
+//! sealed log names the digest of all that it holds.
 //!
 //! Cases are measured in turn, A B A B, on tmpfs unless `AFTERIMAGE_BENCH_FOLDER` names another folder;
-//! no file is forced but by seal and by okaywal. `cargo bench -p benches --bench changelog -- append`
-//! measures one step.
+//! no file is forced but by force, by seal and by okaywal. `cargo bench -p benches --bench changelog --
+//! append` measures one step.
 //!
 //! # Figures
 //!
 //! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores, tmpfs,
-//! 2026-11-24, `cargo bench -p benches --bench changelog`.
+//! 2026-11-24, `cargo bench -p benches --bench changelog`. Those of prove, apply and merge were taken
+//! before these had threads, those of merge of 16 logs of 32 MiB.
 //!
 //! | | 4 KiB records | 64 KiB records |
 //! | --- | --- | --- |
@@ -50,7 +53,9 @@ use std::time::{Duration, Instant};
 use afterimage_block::{
     Access, Change, ContentDigest, DiskId, Epoch, Length, Offset, RawDisk, Sequence, Timestamp,
 };
-use afterimage_changelog::{FileWriter, LogHeader, Piece, Reader, SealedLog, WriterOptions, merge};
+use afterimage_changelog::{
+    FileWriter, LogHeader, Piece, Reader, RecordHeader, SealedLog, WriterOptions, merge,
+};
 use benches::{Noise, Paired, append_bare};
 use bytes::Bytes;
 use commitlog::{CommitLog, LogOptions};
@@ -64,8 +69,11 @@ const APPENDED: usize = 512 << 20;
 const LOGGED: usize = 256 << 20;
 /// What is merged, and over how much of the disk: half of it is overwritten by what comes later.
 const GENERATIONS: u64 = 16;
-const GENERATION: usize = 32 << 20;
-const OVERWRITTEN: u64 = 321 << 20;
+const GENERATION: usize = 64 << 20;
+const OVERWRITTEN: u64 = 642 << 20;
+/// What is forced at a time, and in one run.
+const GROUP: usize = 256 << 10;
+const FORCED: usize = 8 << 20;
 const DISK: usize = 1 << 30;
 const RECORDS: [usize; 2] = [4 << 10, 64 << 10];
 /// Small enough for the caches: the data of a write have just come in.
@@ -175,6 +183,53 @@ fn append_to_commitlog(writes: &Writes, folder: &Path) {
     for payload in writes.payloads(APPENDED) {
         log.append_msg(payload).expect("room for a record");
     }
+}
+
+/// Writes and forces a group at a time.
+fn force_bare(writes: &Writes, folder: &Path) {
+    let mut file = File::create(folder.join("bare")).expect("a file");
+    // The same bytes as a log has: a record's header is longer than that of the bare log.
+    let length = writes.record + RecordHeader::LEN;
+    let group = vec![7; GROUP / writes.record * length];
+    for _ in 0..FORCED / GROUP {
+        file.write_all(&group).expect("room for a group");
+        file.sync_data().expect("a medium that works");
+    }
+}
+
+fn force_groups(writes: &Writes, folder: &Path, options: WriterOptions) {
+    let path = folder.join("1.ailog");
+    let mut log = FileWriter::create(&path, header(), options).expect("a log");
+    let changes: Vec<_> = writes
+        .changes(FORCED)
+        .map(|change| (change, Timestamp::default()))
+        .collect();
+    for group in changes.chunks(GROUP / writes.record) {
+        log.append_batch(group).expect("room for a group");
+        log.sync().expect("a medium that works");
+    }
+}
+
+fn forcing(record: usize) {
+    let writes = Writes::of(record);
+    let plain = WriterOptions::default();
+    let reserved = plain.with_reserve(Length::mib(16));
+    let of = |run: &dyn Fn(&Path)| {
+        let folder = benches::folder_on_disk();
+        timed(|| run(folder.path()))
+    };
+    Paired::new(
+        format!("force, 256 KiB at a time, {} KiB records", record >> 10),
+        FORCED as u64,
+    )
+    .case("limit: bare write and fdatasync", || {
+        of(&|at| force_bare(&writes, at))
+    })
+    .case("FileWriter", || of(&|at| force_groups(&writes, at, plain)))
+    .case("FileWriter, space reserved", || {
+        of(&|at| force_groups(&writes, at, reserved))
+    })
+    .run(ROUNDS);
 }
 
 /// The time of `run` alone, without that of dropping what it made.
@@ -450,8 +505,9 @@ type Bench = fn(usize);
 
 fn main() {
     let filter = benches::filter();
-    let benches: [(&str, Bench); 5] = [
+    let benches: [(&str, Bench); 6] = [
         ("append", appending),
+        ("force", forcing),
         ("read", reading),
         ("prove", proving),
         ("apply", applying),

@@ -30,6 +30,18 @@ pub fn folder() -> TempDir {
         .expect("a temporary folder")
 }
 
+/// An empty folder on a medium that a force has to reach: where [`FOLDER_VARIABLE`] says, else in the
+/// temporary folder.
+///
+/// # Panics
+/// If none can be made.
+pub fn folder_on_disk() -> TempDir {
+    let place = std::env::var_os(FOLDER_VARIABLE).map_or_else(std::env::temp_dir, Into::into);
+    let mut named = tempfile::Builder::new();
+    let folder = named.prefix("afterimage-bench-").tempdir_in(place);
+    folder.expect("a folder that can be written to")
+}
+
 /// Bytes that look random and are the same in every run (xorshift).
 #[derive(Clone, Debug)]
 pub struct Noise(u64);
