@@ -8,7 +8,7 @@ use afterimage::block::Length;
 use afterimage::{DivergenceToken, Follow, Follower, MachineName};
 use anyhow::Result;
 use clap::Parser;
-use examples::{log_to_stderr, shown_time};
+use examples::{KeyArguments, log_to_stderr, shown_time};
 use indicatif::ProgressBar;
 use tokio::signal::ctrl_c;
 
@@ -19,6 +19,8 @@ struct Arguments {
     /// Where the replica is.
     #[arg(long)]
     replica: String,
+    #[command(flatten)]
+    key: KeyArguments,
     /// The machine's name.
     #[arg(long)]
     name: MachineName,
@@ -47,7 +49,8 @@ struct Arguments {
 async fn main() -> Result<()> {
     log_to_stderr();
     let arguments = Arguments::parse();
-    let mut follow = Follow::new(arguments.name, arguments.disk, arguments.replica);
+    let follow = Follow::new(arguments.name, arguments.disk, arguments.replica);
+    let mut follow = follow.key(arguments.key.read()?);
     if let Some(folder) = arguments.state {
         follow = follow.state_folder(folder);
     }

@@ -9,7 +9,7 @@ use afterimage_block::{
 use afterimage_replication::{DivergenceToken, NotAllowed, ReplicaRequest, Role, Scope, Standby};
 use afterimage_resync::is_zero;
 use afterimage_store::{
-    MachineName, Manifest, PointSelector, RecoveryPoint, Replica, ReplicaDisk, Store,
+    Key, MachineName, Manifest, PointSelector, RecoveryPoint, Replica, ReplicaDisk, Store,
 };
 
 use crate::divergence::Divergence;
@@ -43,6 +43,7 @@ pub struct Follow {
     name: MachineName,
     disks: Vec<PathBuf>,
     replica: String,
+    key: Option<Key>,
     state: Option<PathBuf>,
     token: Option<DivergenceToken>,
 }
@@ -55,6 +56,7 @@ impl Follow {
             name,
             disks,
             replica: replica.into(),
+            key: None,
             state: None,
             token: None,
         }
@@ -64,6 +66,12 @@ impl Follow {
     /// folder `.afterimage-NAME` beside the first disk.
     pub fn state_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.state = Some(folder.into());
+        self
+    }
+
+    /// Reads a replica that is encrypted, with its key.
+    pub fn key(mut self, key: impl Into<Option<Key>>) -> Self {
+        self.key = key.into();
         self
     }
 
@@ -83,7 +91,7 @@ impl Follow {
     /// [`Error::Store`].
     pub async fn start(self) -> Result<Follower> {
         let store = Store::open_existing(&self.replica).await?;
-        let replica = store.replica(self.name.clone());
+        let replica = store.with_key(self.key.clone()).replica(self.name.clone());
         let manifest = replica.existing().await?;
         let (folder, targets) = blocking(move || self.open(&manifest)).await?;
         Ok(Follower {

@@ -139,7 +139,8 @@ impl Protection {
         let folder = blocking(move || StateFolder::open(&path)).await?;
         if self.reverse {
             let store = Store::open_existing(&self.replica).await?;
-            reverse(&folder, &store.replica(self.name.clone()), &self.policy).await?;
+            let replica = store.with_key(self.key.clone()).replica(self.name.clone());
+            reverse(&folder, &replica, &self.policy).await?;
         }
         let started = blocking(move || self.open(folder, notices)).await?;
         let Started {

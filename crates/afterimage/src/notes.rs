@@ -85,7 +85,9 @@ pub(crate) async fn tell_of_divergence(shared: &Shared) -> Result<()> {
         return Ok(());
     };
     let store = Store::open_existing(&shared.replica_url).await?;
-    let replica = store.replica(shared.name.clone());
+    let replica = store
+        .with_key(shared.key.clone())
+        .replica(shared.name.clone());
     let manifest = replica.existing().await?;
     let known = saved.replication.epoch();
     let admitted = Kept::parse(&manifest.state)?.replica.admits(known).is_ok();
