@@ -256,11 +256,9 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
         };
     }
     for (disk, predecessor) in publication.predecessors.iter().enumerate() {
-        let before = manifest
-            .logs
-            .iter()
-            .rev()
-            .find_map(|entry| *entry.disks.get(disk)?);
+        // Where the log before was lost, what it was to be followed by is of no log that is here.
+        let before = manifest.logs.last();
+        let before = before.and_then(|entry| *entry.disks.get(disk)?);
         let known = before
             .map(|log| log.content)
             .filter(|_| *predecessor != ContentDigest::NONE);

@@ -404,6 +404,37 @@ async fn gaps_are_refused_except_after_a_loss_and_broken_chains_always() {
 }
 
 #[tokio::test]
+async fn a_log_goes_on_where_the_one_before_it_was_lost() {
+    let store = Store::open("memory://lost").await.unwrap();
+    let replica = store.replica("a".parse().unwrap());
+    let writer = claimed(&replica).await;
+    let mut primary = Primary::new();
+    primary.copy(&writer, 1).await;
+    primary.ship(&writer, 2).await;
+    // Sealed, and then unreadable: the next log names it all the same.
+    primary.last = primary.generation(3).summary().content;
+    let lost = Publication {
+        logs: LogEntry {
+            sequence: Sequence::new(3),
+            disks: vec![None],
+        },
+        predecessors: vec![ContentDigest::NONE],
+        after_loss: false,
+        point: None,
+    };
+    writer.publish(&lost, &Value::Null).await.unwrap();
+    let log = primary.generation(4);
+    let mut next = primary.publication(&writer, &log, 4).await;
+    next.point = None;
+    writer.publish(&next, &Value::Null).await.unwrap();
+    primary.last = ContentDigest::new([9; 32]);
+    let log = primary.generation(5);
+    let broken = primary.publication(&writer, &log, 5).await;
+    let error = writer.publish(&broken, &Value::Null).await.unwrap_err();
+    assert!(matches!(error, Error::BrokenChain { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn points_are_chosen_by_number_and_by_time() {
     let store = Store::open("memory://choice").await.unwrap();
     let replica = store.replica("a".parse().unwrap());
