@@ -72,13 +72,18 @@ fn intent_path(logs: &Path, sequence: Sequence) -> PathBuf {
 
 /// The generations whose intent files are in `logs`.
 fn intents(logs: &Path) -> Vec<Sequence> {
+    generations(logs, "intent")
+}
+
+/// The generations that have a file with this extension in `logs`.
+fn generations(logs: &Path, extension: &str) -> Vec<Sequence> {
     let Ok(entries) = std::fs::read_dir(logs) else {
         return Vec::new();
     };
     let sequence = |path: PathBuf| {
-        let is_intent = path.extension()? == "intent";
+        let is_one = path.extension()? == extension;
         let number = path.file_stem()?.to_str()?.parse().ok()?;
-        is_intent.then_some(Sequence::new(number))
+        is_one.then_some(Sequence::new(number))
     };
     entries
         .filter_map(|entry| sequence(entry.ok()?.path()))
@@ -276,6 +281,18 @@ pub(crate) fn keep_intents(disks: &[OpenDisk], open: Sequence) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Deletes every log but those of the generations `kept`: a crash may have come between the record
+/// that a log is of no use any more and its end, and nothing else would ever delete it.
+pub(crate) fn delete_other_logs(disks: &[OpenDisk], kept: &[Sequence]) {
+    for disk in disks {
+        for sequence in generations(&disk.logs, "ailog") {
+            if !kept.contains(&sequence) {
+                remove(&log_path(&disk.logs, sequence));
+            }
+        }
+    }
 }
 
 impl Generations {

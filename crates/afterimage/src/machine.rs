@@ -222,6 +222,7 @@ impl Protection {
             generations::keep_intents(&disks, sequence)?;
             folder.save(saved.clone())?;
         }
+        generations::delete_other_logs(&disks, &machine.unshipped().collect::<Vec<_>>());
         let generations = Generations::begin(disks, &folder, sequence, tracking, epoch)?;
         // From here on a crash has something to recover.
         folder.save(saved.clone())?;

@@ -140,3 +140,15 @@ fn a_barrier_that_was_cut_while_it_made_its_files_puts_little_in_doubt() {
     assert_doubts(&disks, SECOND, &[]);
     Generations::begin(disks, &folder, SECOND, Tracking::Logging, EPOCH).unwrap();
 }
+
+#[test]
+fn logs_that_a_crash_kept_from_being_deleted_are_deleted_at_the_next_start() {
+    let host = Host::new();
+    host.dies_after_a_barrier(true);
+    let (_folder, disks) = host.open();
+    delete_other_logs(&disks, &[FIRST]);
+    for disk in &disks {
+        assert_eq!(generations(&disk.logs, "ailog"), [FIRST]);
+    }
+    assert_doubts(&disks, FIRST, &[0, 5]);
+}
