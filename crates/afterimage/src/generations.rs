@@ -387,6 +387,10 @@ impl Generations {
             next.push(begin_generation(header, &disk.logs, barrier.tracking)?);
         }
         let logging = next.iter().all(|(_, log)| log.is_some());
+        if barrier.snapshot {
+            // So that little is left to be flushed while the gate is closed.
+            self.flush()?;
+        }
         let (time, finished) = self.exchange(barrier, next)?;
         let ended = self.disks.iter().zip(finished);
         let ended = ended
@@ -414,6 +418,13 @@ impl Generations {
         }))
     }
 
+    fn flush(&self) -> Result<()> {
+        for disk in &self.disks {
+            disk.raw.flush()?;
+        }
+        Ok(())
+    }
+
     /// The barrier itself.
     #[expect(clippy::type_complexity, reason = "used once, by its only caller")]
     fn exchange(
@@ -428,6 +439,8 @@ impl Generations {
         let mut finished = Vec::new();
         let closed = self.gate.close();
         if barrier.snapshot {
+            // What a copy shows must not be lost from the disks later: no doubt is kept beside it.
+            self.flush()?;
             for disk in &self.disks {
                 snapshots.push(Arc::new(disk.tracked.snapshot(&closed, &self.scratch)?));
             }

@@ -434,6 +434,10 @@ impl Tracker {
         let mut closed = gate.close();
         let mut snapshots = Vec::new();
         if barrier.snapshot {
+            // What a copy shows must not be lost from the disks later: no doubt is kept beside it.
+            for disk in &self.disks {
+                disk.raw.flush()?;
+            }
             for disk in &self.disks {
                 let snapshot = disk.device.snapshot(&closed, &disk.logs)?;
                 snapshots.push(Arc::new(snapshot));
