@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use afterimage_block::{HydratingDisk, Length, RawDisk, Sequence, SessionId, Timestamp};
-use afterimage_replication::{ReplicaRequest, Role};
+use afterimage_replication::{NotAllowed, ReplicaRequest, Role};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
 use crate::error::blocking;
@@ -291,10 +291,26 @@ pub(crate) async fn transition(
     request: ReplicaRequest,
     failover: Option<SessionId>,
 ) -> Result<()> {
-    let change = |_: &Manifest, kept: &mut Kept| {
+    let change = |manifest: &Manifest, kept: &mut Kept| {
+        check_point(manifest, request)?;
         kept.replica.role = kept.replica.role.request(request)?;
         kept.failover = failover;
         Ok(())
     };
     change_kept(replica, true, change).await.map(drop)
+}
+
+/// Refuses a failover to a point that retention has dropped since it was chosen: the primary would be
+/// fenced off for nothing.
+fn check_point(manifest: &Manifest, request: ReplicaRequest) -> Result<(), NotAllowed> {
+    match request {
+        ReplicaRequest::PlannedFailover { point } | ReplicaRequest::UnplannedFailover { point } => {
+            let found = manifest.select(PointSelector::Sequence(point)).map(drop);
+            found.map_err(|error| NotAllowed {
+                reason: error.to_string(),
+                advice: "choose one that is there",
+            })
+        }
+        _ => Ok(()),
+    }
 }

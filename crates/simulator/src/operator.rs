@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use afterimage_block::{Epoch, Extent, Sequence};
 use afterimage_replication::{DivergenceToken, Grant, ReplicaRequest, Role, Standby};
-use afterimage_store::{Error as StoreError, Manifest, Replica, Transition};
+use afterimage_store::{Error as StoreError, Manifest, PointSelector, Replica, Transition};
 
 use crate::coverage::Mark;
 use crate::error::Failed;
@@ -155,7 +155,12 @@ async fn fail_over(
     hub: &Hub,
 ) -> Result<Outcome, Failed> {
     let fences = !hub.is_planted(Plant::FailoverWithoutFence);
-    let manifest = transition(replica, request, |_| Ok(()), fences).await?;
+    // It may have been dropped since it was chosen.
+    let is_there = |manifest: &Manifest| {
+        let selected = manifest.select(PointSelector::Sequence(point));
+        selected.map(drop)
+    };
+    let manifest = transition(replica, request, is_there, fences).await?;
     let mut opened = point;
     if hub.is_planted(Plant::WrongPoint) {
         let older = manifest.points.iter().rev();

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use afterimage_simulator::{Simulation, Violation};
+use afterimage_simulator::{Plant, Simulation, Violation};
 
 const STEPS: u32 = 600;
 
@@ -52,4 +52,31 @@ fn a_seed_is_one_history() {
         let coverage = |()| simulation.run(seed).map(|report| report.coverage);
         assert_eq!(coverage(()), coverage(()), "seed {seed}");
     }
+}
+
+/// Ten that show soon; `simulate --plants` tries all of them.
+#[test]
+fn planted_bugs_are_caught() {
+    let plants = [
+        Plant::LyingFlush,
+        Plant::IntentAfterWrite,
+        Plant::WriteNotLogged,
+        Plant::ZeroesNotLogged,
+        Plant::LogReordered,
+        Plant::BarrierSkewed,
+        Plant::DroppedForgotten,
+        Plant::CopyOfRunningDisk,
+        Plant::DifferenceNotSent,
+        Plant::NeverThawed,
+    ];
+    let missed: Mutex<Vec<Plant>> = Mutex::default();
+    on_all_cores(plants.len() as u64, |number| {
+        let plant = plants[usize::try_from(number).unwrap()];
+        let simulation = Simulation::new(STEPS).plant(plant);
+        if (0..200).all(|seed| simulation.run(seed).is_ok()) {
+            missed.lock().unwrap().push(plant);
+        }
+    });
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }

@@ -176,6 +176,7 @@ impl World {
         let last = manifest.and_then(afterimage_store::Manifest::last);
         site.saved.side == Side::Primary
             && self.sites.iter().all(|site| site.operation.is_none())
+            && !waits(self.oracle.role())
             && process.pending.is_empty()
             && !process.stopped
             && !process.still
