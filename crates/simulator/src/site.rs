@@ -47,6 +47,8 @@ pub(crate) struct Saved {
     pub(crate) predecessors: Vec<ContentDigest>,
     /// Whether the last process ended in order.
     pub(crate) clean: bool,
+    /// Whether the first disk was changed since, which its file shows.
+    pub(crate) changed: bool,
 }
 
 /// What is under way in a process.

@@ -289,6 +289,7 @@ fn new_site(number: usize, options: &Options, hub: &Hub, folder: &Path) -> Site 
             machine: Machine::new(options.policy.clone(), sizes.collect()),
             predecessors: vec![ContentDigest::NONE; disks.len()],
             clean: true,
+            changed: false,
         },
         base: Rc::new(RefCell::new(vec![BaseProgress::default(); disks.len()])),
         folders,

@@ -322,6 +322,7 @@ impl World {
             .predecessors
             .fill(afterimage_block::ContentDigest::NONE);
         site.saved.clean = true;
+        site.saved.changed = false;
         site.base.borrow_mut().fill_with(Default::default);
         site.record = Record::default();
     }

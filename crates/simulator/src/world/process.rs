@@ -78,6 +78,9 @@ impl World {
         let (mut machine, mut actions) = machine.restart(recovered, self.now);
         if was_clean && machine.has_base() && self.hub.has_faults() && self.hub.chance(100) {
             change_untracked(&site.disks[0], &self.hub);
+            site.saved.changed = true;
+        }
+        if site.saved.changed {
             let changed = Event::ChangedUntracked { disk: 0 };
             actions.extend(machine.handle(changed, self.now));
         }
@@ -107,6 +110,7 @@ impl World {
         let site = &mut self.sites[number];
         site.saved.machine = machine.clone();
         site.saved.clean = false;
+        site.saved.changed = false;
         site.process = Some(Process {
             machine,
             tracker,
