@@ -58,6 +58,9 @@ impl World {
                 format!("a stop is not complete: {}", self.describe())
             })?;
         }
+        if self.hub.chance(300) {
+            self.fail_back_too_soon(to)?;
+        }
         if let Side::Standby(_) = self.sites[to].saved.side {
             self.operate(to, Operation::Pull);
             self.do_all(to)?;
@@ -78,6 +81,21 @@ impl World {
         ensure(self.oracle.entitled == to, Invariant::Converges, || {
             format!("the failover is not committed: {}", self.describe())
         })
+    }
+
+    /// A pull is cut short, and what it left is failed back to: that is refused.
+    fn fail_back_too_soon(&mut self, to: usize) -> Result<(), Broken> {
+        if !matches!(self.sites[to].saved.side, Side::Standby(_)) {
+            return Ok(());
+        }
+        self.operate(to, Operation::Pull);
+        self.work(to)?;
+        self.abandon(to);
+        if let Side::Standby(standby) = self.sites[to].saved.side {
+            self.operate(to, Operation::FailBack(standby));
+            self.do_all(to)?;
+        }
+        Ok(())
     }
 
     /// Stops the machine of a site; whether the replica holds all of it.
