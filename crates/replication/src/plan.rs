@@ -88,6 +88,10 @@ impl Machine {
                 self.lanes.closing = Closing::Draining;
                 return None;
             }
+            Closing::Draining if self.lacks_last_point() => {
+                self.lanes.closing = Closing::LastBarrier;
+                self.plain_barrier()
+            }
             _ => return None,
         };
         if !barrier.snapshot && !closing {
@@ -96,6 +100,13 @@ impl Machine {
         let eligible = self.phase.follows_base();
         self.lanes.start_barrier(barrier.clone(), eligible, now);
         Some(Action::Barrier(barrier))
+    }
+
+    /// Whether the last barrier of a stop is no recovery point, and one more would be: it was ordered before
+    /// a resynchronization ended, or came right after a gap.
+    fn lacks_last_point(&self) -> bool {
+        let consistent = self.phase == Phase::Delta && self.nothing_in_doubt();
+        consistent && !self.settled && self.rotates() && self.follows(self.open)
     }
 
     /// A cycle begins, unless there is nothing to serve yet or the owner wants none.
@@ -293,8 +304,9 @@ impl Machine {
         }
         match &self.phase {
             Phase::Copying(copying) if !closing => copy(*copying),
+            // A planned failover is to a recovery point.
             Phase::Delta if closing && self.queue.is_empty() => {
-                Some((Task::Prepare, Action::Prepare))
+                self.settled.then_some((Task::Prepare, Action::Prepare))
             }
             Phase::Delta | Phase::ResyncRequired { .. } => self.ship(),
             Phase::Resyncing { sequence, .. } if self.ships_before(*sequence) => self.ship(),

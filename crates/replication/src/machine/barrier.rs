@@ -72,7 +72,7 @@ impl Machine {
     /// Whether generation `sequence` comes right after the newest that waits or is shipped. Where logs
     /// with nothing in them were lost or dropped nothing is in doubt, and yet no replica makes a
     /// recovery point across the gap that they leave.
-    pub(super) fn follows(&self, sequence: Sequence) -> bool {
+    pub(crate) fn follows(&self, sequence: Sequence) -> bool {
         let base = match &self.phase {
             Phase::Copying(copying) => copying.base,
             _ => None,

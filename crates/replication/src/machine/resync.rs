@@ -114,7 +114,7 @@ impl Machine {
         self.tracking == Tracking::Logging && self.nothing_in_doubt()
     }
 
-    pub(super) fn nothing_in_doubt(&self) -> bool {
+    pub(crate) fn nothing_in_doubt(&self) -> bool {
         self.doubt.iter().all(Scope::is_nothing)
     }
 }

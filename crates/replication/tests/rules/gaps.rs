@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use afterimage_block::Length;
-use afterimage_replication::{Action, Ended, Event, Policy, Scope, Shipment, State};
+use afterimage_replication::{Action, Ended, Event, Policy, Request, Scope, Shipment, State};
 use afterimage_retry::Time;
 
 use crate::walk::{Walk, barrier, reached};
@@ -53,4 +53,23 @@ fn an_empty_log_that_is_dropped_for_its_size_is_one_of_them() {
     walk.pass(Duration::from_secs(1));
     let across = shipment(&walk.tell(Event::Shipped));
     assert!(across.after_loss && !across.point);
+}
+
+/// A planned failover is to the last barrier, so that has to be a recovery point.
+#[test]
+fn a_stop_ends_with_a_recovery_point_also_behind_a_gap() {
+    let mut walk = Walk::replicating(Policy::default(), Time::ZERO);
+    let actions = walk.timeout();
+    let lost = reached(&barrier(&actions), Ended::Lost(Scope::NOTHING));
+    assert_eq!(walk.tell(lost), []);
+    let across = walk.ask(Request::Stop);
+    let last = walk.reach(&across);
+    let actions = walk.reach(&last);
+    assert!(!shipment(&actions).point);
+    let actions = walk.tell(Event::Shipped);
+    assert!(shipment(&actions).point);
+    let actions = walk.tell(Event::Shipped);
+    assert!(actions.contains(&Action::Prepare));
+    let actions = walk.tell(Event::Prepared);
+    assert!(actions.contains(&Action::Stopped { complete: true }));
 }
