@@ -7,6 +7,8 @@ use afterimage_replication::{
     Action, Event, Health, Machine, PrimaryReport, Report, Request, Role, State, Task,
 };
 
+use afterimage_store::BaseProgress;
+
 use super::{MACHINE, World};
 use crate::coverage::Mark;
 use crate::disk::SECTOR;
@@ -162,6 +164,10 @@ impl World {
         if !self.hub.is_planted(Plant::SavedLate) || self.hub.chance(700) {
             site.saved.machine = process.machine.clone();
             site.saved.predecessors.clone_from(&process.predecessors);
+        }
+        if !process.machine.has_base() {
+            // What was copied before belongs to another base.
+            site.base.borrow_mut().fill(BaseProgress::default());
         }
         let open = process.machine.open();
         if process.intents_from < open {
@@ -466,6 +472,8 @@ impl World {
             return;
         }
         let mut allowed = process.machine.allowed();
+        // Whoever ends protection for good has nothing to converge to.
+        allowed.retain(|request| *request != Request::Disable);
         let likely = match process.machine.state() {
             State::Replicating => Request::Stop,
             _ => Request::Resume,
