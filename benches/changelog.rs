@@ -213,7 +213,7 @@ fn force_groups(writes: &Writes, folder: &Path, options: WriterOptions) {
 fn forcing(record: usize) {
     let writes = Writes::of(record);
     let plain = WriterOptions::default();
-    let reserved = plain.with_reserve(Length::mib(16));
+    let reserved = plain.clone().with_reserve(Length::mib(16));
     let of = |run: &dyn Fn(&Path)| {
         let folder = benches::folder_on_disk();
         timed(|| run(folder.path()))
@@ -225,9 +225,11 @@ fn forcing(record: usize) {
     .case("limit: bare write and fdatasync", || {
         of(&|at| force_bare(&writes, at))
     })
-    .case("FileWriter", || of(&|at| force_groups(&writes, at, plain)))
+    .case("FileWriter", || {
+        of(&|at| force_groups(&writes, at, plain.clone()))
+    })
     .case("FileWriter, space reserved", || {
-        of(&|at| force_groups(&writes, at, reserved))
+        of(&|at| force_groups(&writes, at, reserved.clone()))
     })
     .run(ROUNDS);
 }
