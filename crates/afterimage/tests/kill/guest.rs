@@ -62,11 +62,11 @@ pub(crate) fn slots(content: &[u8]) -> Vec<u64> {
 }
 
 /// The numbers of the writes up to which `found` holds all and after which none. They are two where
-/// zeros were written where zeros are already.
+/// zeros were written where zeros are already. Zeros may also have come over the newest write.
 pub(crate) fn prefixes(found: &Slots) -> Vec<u64> {
     let newest = found.iter().flatten().max().copied().unwrap_or_default();
     let fits = |last: &u64| (*last == newest || is_zero(*last)) && after(*last) == *found;
-    let fitting: Vec<_> = (newest..=newest + 1).filter(fits).collect();
+    let fitting: Vec<_> = (newest..=newest + 2).filter(fits).collect();
     assert!(
         !fitting.is_empty(),
         "no prefix of the writes, up to {newest}"
