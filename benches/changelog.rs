@@ -18,30 +18,31 @@
 //!
 //! # Figures
 //!
-//! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores, tmpfs,
-//! 2026-11-24, `cargo bench -p benches --bench changelog`. Those of prove, apply and merge were taken
-//! before these had threads, those of merge of 16 logs of 32 MiB.
+//! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores that nobody else
+//! used, tmpfs (force: ext4), 2026-11-24, `cargo bench -p benches --bench changelog`.
 //!
 //! | | 4 KiB records | 64 KiB records |
 //! | --- | --- | --- |
 //! | append: bare `writev` | 1 | 1 |
-//! | bare `writev`, 1 MiB at a time | 1.65 | 1.04 |
-//! | `FileWriter::append` | 0.92 | 1.00 |
-//! | `FileWriter::append_batch`, 1 MiB | 1.43 | 1.03 |
-//! | okaywal, commitlog | 1.38, 0.95 | 0.92, 0.93 |
+//! | bare `writev`, 1 MiB at a time | 1.73 | 1.04 |
+//! | `FileWriter::append` | 0.93 | 1.02 |
+//! | `FileWriter::append_batch`, 1 MiB | 1.43 | 1.04 |
+//! | okaywal, commitlog | 1.30, 0.91 | 0.91, 0.88 |
+//! | force: bare write and `fdatasync` | 1 | 1 |
+//! | `FileWriter`, and with space reserved | 0.94, 1.02 | 0.97, 1.02 |
 //! | read: bare CRC-32 | 1 | 1 |
-//! | `Reader` | 0.91 | 1.03 |
+//! | `Reader` | 0.96 | 0.98 |
 //! | prove: bare SHA-256 | 1 | 1 |
-//! | bare reads and SHA-256 | 0.82 | 0.90 |
-//! | `FileWriter::seal` | 0.85 | 0.76 |
-//! | `SealedLog::open` | 0.73 | 0.86 |
+//! | bare reads and SHA-256 | 0.77 | 0.80 |
+//! | `FileWriter::seal` | 0.89 | 0.89 |
+//! | `SealedLog::open` | 0.82 | 0.86 |
 //! | apply: bare writes | 1 | 1 |
-//! | bare reads and writes | 0.35 | 0.39 |
-//! | `SealedLog::apply` | 0.38 | 0.39 |
+//! | bare reads and writes | 0.35 | 0.48 |
+//! | `SealedLog::apply` | 0.65 | 0.91 |
 //! | merge: bare reads and writes | 1 | 1 |
-//! | and their CRC-32 and SHA-256 | 0.52 | 0.41 |
-//! | bare SHA-256 | 1.16 | 0.72 |
-//! | `merge` | 0.46 | 0.38 |
+//! | and their CRC-32 and SHA-256 | 0.57 | 0.45 |
+//! | bare SHA-256 | 1.40 | 0.84 |
+//! | `merge` | 0.64 | 0.68 |
 
 use std::fs::File;
 use std::hint::black_box;
