@@ -52,8 +52,8 @@ pub struct ServedFailover {
 ///
 /// # Errors
 /// [`Error::NotAllowed`] where the replica's role does not admit it; [`Error::Exists`] if there is an
-/// image that was not made so; [`Error::StateInUse`] while it is served; [`Error::Store`] if there is no such point or it is damaged; [`Error::Disk`] if
-/// the images are of another point; [`Error::Nbd`].
+/// image that was not made so; [`Error::StateInUse`] while it is served; [`Error::Store`] if there is
+/// no such point or it is damaged; [`Error::Disk`] if the images are of another point; [`Error::Nbd`].
 ///
 /// # Panics
 /// If `how` is a test, which [`open_point`](crate::open_point) serves.
@@ -227,8 +227,8 @@ impl ServedFailover {
     /// May be given up and called again.
     ///
     /// # Errors
-    /// [`Error::Store`] and [`Error::Disk`] if that cannot be: the point is damaged, or there is no room. What is local is
-    /// served all the same.
+    /// [`Error::Store`] and [`Error::Disk`] if that cannot be: the point is damaged, or there is no
+    /// room. What is local is served all the same.
     pub async fn hydrated(&mut self) -> Result<()> {
         match self.hydration.join_next().await {
             Some(Ok(result)) => result,

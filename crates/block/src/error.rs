@@ -1,7 +1,7 @@
 //! What can go wrong with a block device.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Extent, Length, Offset};
 
@@ -96,6 +96,15 @@ pub enum Error {
         /// Why they could not be.
         reason: String,
     },
+}
+
+/// An operation on a file as a whole that failed.
+pub(crate) fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File {
+        operation,
+        path: path.into(),
+        source,
+    }
 }
 
 impl Error {

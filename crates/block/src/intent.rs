@@ -22,13 +22,14 @@
 //! medium *before* the first write to their region; the first entry that is all zeros ends them. So
 //! an entry that is torn stands for a write that was never made.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::{DiskId, Error, Extent, ExtentSet, Length, Offset, Result};
+use crate::error::failed;
+use crate::{DiskId, Error, Extent, ExtentSet, Length, Offset, Result, durable};
 
 const MAGIC: &[u8; 8] = b"AIINTENT";
 const VERSION: u32 = 1;
@@ -109,11 +110,9 @@ impl IntentLog {
     /// If `region` is zero.
     pub fn create(path: &Path, disk: DiskId, size: Length, region: Length) -> Result<Self> {
         assert!(!region.is_zero(), "a region holds something");
-        let file = make(path, &header(disk, size, region)).map_err(|source| Error::File {
-            operation: "create",
-            path: path.into(),
-            source,
-        })?;
+        let header = header(disk, size, region);
+        let file = durable::make(path, |file| begin(file, &header));
+        let file = file.map_err(|source| failed("create", path, source))?;
         Ok(Self {
             path: path.into(),
             disk,
@@ -179,7 +178,7 @@ impl IntentLog {
             // The absence of the file says the same. If even that fails, the folder is gone, and
             // with it what could be misread.
             let _ = std::fs::remove_file(&self.path);
-            let _ = sync_folder(&self.path);
+            let _ = durable::sync_folder(&self.path);
         }
         appender.lost = Some(format!("cannot mark a region as written: {error}"));
     }
@@ -223,35 +222,15 @@ impl IntentLog {
     }
 }
 
-/// Makes the file under another name and renames it when it is whole: a crash leaves the file that
-/// was there before, or none, but never one that proves nothing.
-fn make(path: &Path, header: &[u8; HEADER]) -> io::Result<File> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&unfinished)?;
+/// What an intent file begins with, in space that later marks need not ask for.
+fn begin(file: &File, header: &[u8; HEADER]) -> io::Result<()> {
     let flags = rustix::fs::FallocateFlags::empty();
-    match rustix::fs::fallocate(&file, flags, 0, RESERVED) {
+    match rustix::fs::fallocate(file, flags, 0, RESERVED) {
         // Without support for it, marks may fail for want of space, and say so.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(errno) => return Err(errno.into()),
     }
-    file.write_all_at(header, 0)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    sync_folder(path)?;
-    Ok(file)
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    file.write_all_at(header, 0)
 }
 
 fn header(disk: DiskId, size: Length, region: Length) -> [u8; HEADER] {

@@ -50,6 +50,7 @@
 
 mod device;
 mod digest;
+mod durable;
 mod error;
 mod extent;
 mod extent_map;

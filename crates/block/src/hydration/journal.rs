@@ -26,7 +26,8 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Extent, ExtentSet, Length, Offset, Result};
+use crate::error::failed;
+use crate::{Error, Extent, ExtentSet, Length, Offset, Result, durable};
 
 const MAGIC: &[u8; 8] = b"AIHYDRAT";
 const VERSION: u32 = 1;
@@ -51,18 +52,8 @@ impl Journal {
     /// Makes the file, durably; one that is there is replaced.
     pub(super) fn create(path: &Path, source: [u8; 32], size: Length) -> Result<Self> {
         let (header, salt) = header(source, size);
-        let new = path.with_added_extension("new");
-        let make = || -> io::Result<File> {
-            let mut open = OpenOptions::new();
-            let file = open.read(true).write(true).create(true).truncate(true);
-            let file = file.open(&new)?;
-            file.write_all_at(&header, 0)?;
-            file.sync_all()?;
-            std::fs::rename(&new, path)?;
-            sync_folder(path)?;
-            Ok(file)
-        };
-        let file = make().map_err(|source| failed("create", path, source))?;
+        let file = durable::make(path, |file| file.write_all_at(&header, 0));
+        let file = file.map_err(|source| failed("create", path, source))?;
         Ok(Self {
             file,
             path: path.into(),
@@ -297,20 +288,4 @@ fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
-}
-
-/// Makes the entry of `path` in its folder durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-pub(super) fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::File {
-        operation,
-        path: path.into(),
-        source,
-    }
 }

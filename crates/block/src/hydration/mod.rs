@@ -7,13 +7,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+use crate::durable::sync_folder;
+use crate::error::failed;
 use crate::layers::Layers;
 use crate::range_lock::RangeLocks;
 use crate::{
     Access, BlockRead, BlockWrite, Error, Extent, ExtentSet, Length, Offset, RawDisk, Result, Run,
     RunKind, Zeroing, check_range,
 };
-use journal::{Journal, failed, sync_folder};
+use journal::Journal;
 
 /// The most that is read from the source, and copied, at a time.
 const PIECE: Length = Length::mib(1);
@@ -89,8 +91,8 @@ impl HydratingDisk {
     ///
     /// # Errors
     /// [`Error::File`] if the files cannot be made or opened, or if there is an image that was not
-    /// hydrated; [`Error::OtherSource`] if it was, from another source; [`Error::Damaged`] if it is not known what is
-    /// local; [`Error::InUse`]; [`Error::NotWholeSectors`].
+    /// hydrated; [`Error::OtherSource`] if it was, from another source; [`Error::Damaged`] if it is not
+    /// known what is local; [`Error::InUse`]; [`Error::NotWholeSectors`].
     pub fn open(source: Arc<dyn BlockRead>, identity: [u8; 32], image: &Path) -> Result<Self> {
         let (files, size) = (Files::of(image), source.size());
         // The image is locked before the journal is touched.

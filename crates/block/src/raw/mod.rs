@@ -16,6 +16,7 @@ use crate::{
     check_range,
 };
 
+use crate::error::failed;
 use direct::Direct;
 
 /// Zeros for filesystems that cannot zero by themselves.
@@ -214,14 +215,6 @@ fn lock(file: &File, path: &Path) -> Result<()> {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.into() }),
         Err(TryLockError::Error(source)) => Err(failed("lock", path, source)),
-    }
-}
-
-fn failed(operation: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::File {
-        operation,
-        path: path.into(),
-        source,
     }
 }
 
