@@ -60,6 +60,11 @@ pub struct BarrierMark<'a> {
 }
 
 impl<'a> BarrierMark<'a> {
+    /// How long the payload of its record is, at most.
+    pub(crate) fn length(&self) -> u64 {
+        (HEAD + self.label.len()) as u64
+    }
+
     /// The payload of its record; the label is cut to fit.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let longest = PAYLOAD_MAX.to_usize().unwrap_or(usize::MAX) - HEAD;

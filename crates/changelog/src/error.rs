@@ -15,13 +15,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused or failed something.
-    #[error("cannot {operation} change log `{}` at byte {at}: {source}", path.display())]
+    #[error("cannot {operation} change log{} at byte {at}: {source}", named(path))]
     Io {
         /// The verb: create, write, read, sync.
         operation: &'static str,
-        /// The log.
+        /// The log; empty where it is no file.
         path: PathBuf,
-        /// Where in the file.
+        /// Where in the log.
         at: u64,
         /// What the operating system said.
         source: io::Error,
@@ -191,10 +191,11 @@ impl Error {
 
     /// With the name of the log, unless it says one.
     pub(crate) fn in_file(self, path: &Path) -> Self {
-        match self {
-            Self::Io { .. } | Self::InFile { .. } | Self::NotConsecutive { .. } | Self::Disk(_) => {
-                self
-            }
+        match self.named(path) {
+            error @ (Self::Io { .. }
+            | Self::InFile { .. }
+            | Self::NotConsecutive { .. }
+            | Self::Disk(_)) => error,
             error => Self::InFile {
                 path: path.into(),
                 source: Box::new(error),
@@ -202,7 +203,25 @@ impl Error {
         }
     }
 
+    /// With the name of the log, if the operating system refused something of one without a name.
+    pub(crate) fn named(mut self, log: &Path) -> Self {
+        if let Self::Io { path, .. } = &mut self
+            && path.as_os_str().is_empty()
+        {
+            *path = log.into();
+        }
+        self
+    }
+
     pub(crate) const fn damaged(at: u64, reason: &'static str) -> Self {
         Self::Damaged { at, reason }
     }
+}
+
+/// The name of a log, if it has one, as it stands in a message.
+fn named(path: &Path) -> String {
+    if path.as_os_str().is_empty() {
+        return String::new();
+    }
+    format!(" `{}`", path.display())
 }

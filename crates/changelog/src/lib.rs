@@ -9,8 +9,9 @@
 //!
 //! ```text
 //! Change --> Encoder --> FileWriter --seal--> SealedLog --> apply, index, merge, ship
-//!                            |                    '--damage--> salvage: every record that is whole
-//!                            '--crash--> recover: every record up to the tear
+//!               |            |                    '--damage--> salvage: every record that is whole
+//!               |            '--crash--> recover: every record up to the tear
+//!               '------> StreamWriter: the same bytes to anything that takes them
 //!
 //! Change --> HrlWriter --close--> HrlLog      open_log, ChangeLog: either
 //! ```
@@ -55,12 +56,14 @@
 //! earlier use of the same blocks never passes.
 //!
 //! *An encrypted log has a key of its own*, derived from the user's and a random salt, so that the
-//! records' numbers can be nonces and never come twice.
+//! records' numbers can be nonces and never come twice. The footer has a tag by that key, so that no
+//! record is cut off and nothing of the index changed unseen.
 //!
 //! *The digest is computed when the log is sealed*, in one pass over the file, and not while it is
-//! appended to: SHA-256 is slower than the writes that it would have to keep up with. Sealing, opening
-//! and merging a long file compute it on a thread beside the reading and writing; the only other
-//! threads are those of applying a log. `Encoder`, `Reader` and `StreamReader` have none.
+//! appended to: SHA-256 is slower than the writes that it would have to keep up with. A [`StreamWriter`]
+//! alone has to, since what it wrote is gone. Sealing, opening, merging and streaming a long log compute
+//! it on a thread beside the reading and writing; the only other threads are those of applying a log.
+//! `Encoder`, `Reader` and `StreamReader` have none.
 //!
 //! *The index is resolved*: disjoint pieces, the newest record winning, so that applying a log
 //! writes each byte once and a reader finds a range without looking at any payload. A long one is in
@@ -114,6 +117,7 @@ mod salvage;
 mod sealed;
 mod stage;
 mod states;
+mod stream;
 mod trailer;
 mod undo;
 mod writer;
@@ -147,6 +151,7 @@ pub use salvage::{Salvaged, salvage, salvage_with};
 pub use sealed::SealedLog;
 pub use stage::{Made, Stage, Staged, StagedDisk};
 pub use states::{DiskStates, Provenance, StateDigest};
+pub use stream::{StreamWriter, WriterOptions};
 pub use trailer::Trailer;
 pub use undo::{Undoable, apply_with_undo, record_undo};
-pub use writer::{FileWriter, WriterOptions};
+pub use writer::FileWriter;
