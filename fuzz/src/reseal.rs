@@ -10,7 +10,8 @@ const RECORD: usize = 48;
 const FOOTER: usize = 128;
 const TRAILER: usize = 32;
 const PIECE: usize = 32;
-const FENCE: usize = 16;
+/// The length of an entry of the fence table, without a tag and with one.
+const FENCES: [usize; 2] = [16, 32];
 /// The pieces of a page.
 const PAGE: usize = 256;
 const PAYLOAD_MAX: usize = 1 << 20;
@@ -23,8 +24,8 @@ pub(crate) fn reseal(log: &mut [u8]) {
         return;
     }
     log[..12].copy_from_slice(b"\x89AILOG\r\n\x01\0\x80\0");
-    // Compressed and encrypted are what it says; other flags are not known.
-    log[12] &= 3;
+    // Compressed, encrypted and with tags are what it says; other flags are not known.
+    log[12] &= 7;
     log[13..16].fill(0);
     let salt = crc32fast::hash(&log[..124]);
     log[124..HEADER].copy_from_slice(&salt.to_le_bytes());
@@ -82,15 +83,16 @@ fn fences(footer: &mut [u8]) -> Option<usize> {
     let pieces = u64::from_le_bytes(footer.get(24..32)?.try_into().ok()?);
     let pieces = usize::try_from(pieces).ok().filter(|_| flags & 1 == 1)?;
     let start = FOOTER + 32 * (flags & 6).count_ones() as usize;
-    let end = start.checked_add(pieces.div_ceil(PAGE).checked_mul(FENCE)?)?;
+    let fence = FENCES[usize::from(flags >> 3 & 1)];
+    let end = start.checked_add(pieces.div_ceil(PAGE).checked_mul(fence)?)?;
     let (head, pages) = footer.split_at_mut_checked(end)?;
     let pages = pages.get(..pieces.checked_mul(PIECE)?)?;
-    let fences = head[start..].chunks_exact_mut(FENCE);
+    let fences = head[start..].chunks_exact_mut(fence);
     for (fence, page) in fences.zip(pages.chunks(PAGE * PIECE)) {
         fence[..8].copy_from_slice(&page[..8]);
         let count = u32::try_from(page.len() / PIECE).ok()?;
         fence[8..12].copy_from_slice(&count.to_le_bytes());
-        fence[12..].copy_from_slice(&crc32fast::hash(page).to_le_bytes());
+        fence[12..16].copy_from_slice(&crc32fast::hash(page).to_le_bytes());
     }
     Some(end)
 }

@@ -7,7 +7,8 @@ use aes_gcm_siv::{AeadInOut, Aes256GcmSiv, KeyInit, Nonce, Tag};
 use afterimage_block::Lsn;
 use zeroize::Zeroizing;
 
-use crate::fields::bytes_at;
+use crate::fields::{bytes_at, put};
+use crate::footer::Tag as FooterTag;
 use crate::header::Head;
 use crate::{Error, Key, KeyId, Keys, Result};
 
@@ -68,14 +69,31 @@ impl Cipher {
         payload.truncate(length);
         opened.is_ok()
     }
+
+    /// The tag of a part of the footer, which has this nonce and these bytes.
+    pub(crate) fn tag(&self, nonce: [u8; 12], bytes: &[u8]) -> FooterTag {
+        let nothing = InOutBuf::from([].as_mut_slice());
+        let sealed = self
+            .aead
+            .encrypt_inout_detached(&nonce.into(), bytes, nothing);
+        // Refused only past 64 GiB.
+        sealed.unwrap_or_default().into()
+    }
+
+    /// Whether the tag is that of a part of the footer with this nonce and these bytes.
+    pub(crate) fn proves(&self, nonce: [u8; 12], bytes: &[u8], tag: &FooterTag) -> bool {
+        let (nothing, tag) = (InOutBuf::from([].as_mut_slice()), Tag::from(*tag));
+        let opened = self
+            .aead
+            .decrypt_inout_detached(&nonce.into(), bytes, nothing, &tag);
+        opened.is_ok()
+    }
 }
 
 /// A log's key is its own and a number is used once, so that no nonce comes twice.
 fn nonce(lsn: Lsn) -> Nonce {
     let mut nonce = Nonce::default();
-    if let Some(number) = nonce.first_chunk_mut() {
-        *number = lsn.get().to_le_bytes();
-    }
+    put(&mut nonce, 0, &lsn.get().to_le_bytes());
     nonce
 }
 

@@ -57,6 +57,11 @@ impl Codec {
         self.head.form
     }
 
+    /// What makes the tags of the footer, if it has any.
+    pub(crate) fn footer_cipher(&self) -> Option<&Cipher> {
+        self.cipher.as_ref().filter(|_| self.head.tagged)
+    }
+
     /// The most bytes that a stored payload has more than the record holds.
     pub(crate) fn overhead(&self) -> usize {
         self.cipher.as_ref().map_or(0, |_| Cipher::TAG)

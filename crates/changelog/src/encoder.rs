@@ -264,7 +264,7 @@ impl Encoder {
             resized: self.resized,
             file_length: Length::ZERO,
         };
-        let bytes = index.encode(&summary, self.position);
+        let bytes = index.encode(&summary, self.position, self.codec.footer_cipher());
         summary.file_length = Length::new(self.position + bytes.len() as u64);
         (bytes, summary)
     }

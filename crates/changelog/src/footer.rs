@@ -2,8 +2,9 @@
 
 use afterimage_block::{ContentDigest, Length};
 
+use crate::cipher::Cipher;
 use crate::fields::{all_zero, bytes_at, put, u32_at, u64_at};
-use crate::pages::{FENCE, PAGE, PIECE, page_count};
+use crate::pages::{PAGE, PIECE, fence_length, page_count};
 use crate::{DiskStates, Error, Result, StateDigest, Trailer};
 
 const MAGIC: [u8; 4] = *b"AIFT";
@@ -14,6 +15,36 @@ const PAGED: u32 = 1;
 const BEFORE: u32 = 2;
 /// That after the log stands there, too.
 const AFTER: u32 = 4;
+/// The footer has a tag, and so has each of its pages.
+const TAGGED: u32 = 8;
+/// Where the tag stands in the head.
+const TAG_AT: usize = 104;
+
+/// What proves, to those who have the key, that a part of a footer is what was sealed.
+pub(crate) type Tag = [u8; Cipher::TAG];
+
+/// A part of a footer that has a tag of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// The footer that starts at this position in the file, up to its pages.
+    Proved(u64),
+    /// The page with this number, from 0.
+    Page(u64),
+}
+
+impl Part {
+    /// The nonce of its tag: no record's, since the last four bytes of those are zero.
+    pub(crate) fn nonce(self) -> [u8; 12] {
+        let (number, domain) = match self {
+            Self::Proved(at) => (at, 1_u32),
+            Self::Page(number) => (number, 2),
+        };
+        let mut nonce = [0; 12];
+        put(&mut nonce, 0, &number.to_le_bytes());
+        put(&mut nonce, 8, &domain.to_le_bytes());
+        nonce
+    }
+}
 
 /// What a sealed log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,18 +73,22 @@ pub(crate) struct Head {
     pub(crate) pieces: usize,
     /// Whether they are in pages.
     pub(crate) paged: bool,
+    /// The tag, in a log that has one.
+    tag: Option<Tag>,
 }
 
 impl Head {
     /// The most bytes that it has in a file.
     pub(crate) const LEN_MAX: usize = HEAD + 2 * StateDigest::LEN;
 
-    /// The head of the footer of a log of `pieces` that this release writes.
-    pub(crate) fn of(summary: Summary, pieces: usize) -> Self {
+    /// The head of the footer of a log of `pieces` that this release writes. A tag is to be put into
+    /// it.
+    pub(crate) fn of(summary: Summary, pieces: usize, tagged: bool) -> Self {
         Self {
             summary,
             pieces,
             paged: pieces > PAGE,
+            tag: tagged.then_some([0; Cipher::TAG]),
         }
     }
 
@@ -62,7 +97,7 @@ impl Head {
         let DiskStates { before, after } = summary.states;
         let flag = |set, flag| if set { flag } else { 0 };
         let states = flag(before.is_some(), BEFORE) | flag(after.is_some(), AFTER);
-        let flags = flag(self.paged, PAGED) | states;
+        let flags = flag(self.paged, PAGED) | states | flag(self.is_tagged(), TAGGED);
         let mut bytes = vec![0; HEAD];
         put(&mut bytes, 0, &MAGIC);
         put(&mut bytes, 4, &flags.to_le_bytes());
@@ -90,10 +125,12 @@ impl Head {
             return damaged("the footer is too short");
         };
         let flags = u32_at(head, 4);
-        if bytes_at::<4>(head, 0) != MAGIC || !all_zero(&head[104..]) {
+        let tag = (flags & TAGGED != 0).then(|| bytes_at(head, TAG_AT));
+        let reserved = &head[TAG_AT + tag.map_or(0, |tag: Tag| tag.len())..];
+        if bytes_at::<4>(head, 0) != MAGIC || !all_zero(reserved) {
             return damaged("the footer contradicts itself");
         }
-        if flags & !(PAGED | BEFORE | AFTER) != 0 {
+        if flags & !(PAGED | BEFORE | AFTER | TAGGED) != 0 {
             return damaged("the footer has flags that this release does not know");
         }
         let mut states = DiskStates::default();
@@ -119,12 +156,58 @@ impl Head {
             },
             pieces: usize::try_from(u64_at(head, 24)).unwrap_or(usize::MAX),
             paged: flags & PAGED != 0,
+            tag,
         };
         let needless = parsed.paged && parsed.pieces <= PAGE;
         if needless || parsed.footer_length() != trailer.footer_length.to_usize() {
             return damaged("the footer contradicts itself");
         }
         Ok(parsed)
+    }
+
+    /// Puts the tag that `cipher` makes into the bytes of the footer at `at`.
+    pub(crate) fn put_tag(&self, footer: &mut [u8], at: u64, cipher: &Cipher) {
+        let proved = footer.get(..self.proved_length()).unwrap_or_default();
+        let tag = cipher.tag(Part::Proved(at).nonce(), proved);
+        put(footer, TAG_AT, &tag);
+    }
+
+    /// Refuses the footer that begins with `bytes` unless it is what was sealed, up to its pages: by
+    /// the trailer's checksum and, in a log that has a tag, by `cipher`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub(crate) fn prove(
+        &self,
+        bytes: &[u8],
+        trailer: &Trailer,
+        cipher: Option<&Cipher>,
+    ) -> Result<()> {
+        let at = trailer.footer_at;
+        let proved = bytes.get(..self.proved_length());
+        let whole = |proved: &&[u8]| crc32fast::hash(proved) == trailer.checksum;
+        let Some(proved) = proved.filter(whole) else {
+            return Err(Error::damaged(at, "the footer's checksum does not match"));
+        };
+        let authentic = match (self.tag, cipher) {
+            (None, None) => true,
+            (Some(tag), Some(cipher)) => {
+                let mut untagged = proved.to_vec();
+                put(&mut untagged, TAG_AT, &[0; Cipher::TAG]);
+                cipher.proves(Part::Proved(at).nonce(), &untagged, &tag)
+            }
+            // Else the tag could be taken off, with the flag that says that it is there.
+            _ => false,
+        };
+        if authentic {
+            return Ok(());
+        }
+        Err(Error::damaged(at, "the footer is not what was sealed"))
+    }
+
+    /// Whether the footer and its pages have tags.
+    pub(crate) fn is_tagged(&self) -> bool {
+        self.tag.is_some()
     }
 
     /// Where the fence table or, without one, the index starts in the footer.
@@ -141,8 +224,9 @@ impl Head {
         } else {
             0
         };
+        let fence = fence_length(self.is_tagged());
         // As many as there are bytes in a file, a sixteenth of them twice.
-        self.length().saturating_add(fences.saturating_mul(FENCE))
+        self.length().saturating_add(fences.saturating_mul(fence))
     }
 
     /// How many bytes of the footer the trailer's checksum covers.

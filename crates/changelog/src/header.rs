@@ -11,6 +11,8 @@ const MAGIC: [u8; 8] = *b"\x89AILOG\r\n";
 const VERSION: u16 = 1;
 const COMPRESSED: u32 = 1;
 const ENCRYPTED: u32 = 2;
+/// Once the log is sealed, its footer has a tag.
+const TAGGED: u32 = 4;
 
 /// How the records of a log are stored: as they are, by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +83,8 @@ impl LogHeader {
 pub(crate) struct Head {
     pub(crate) header: LogHeader,
     pub(crate) form: Form,
+    /// Whether the footer is to have a tag, which only the key makes. The first encrypted logs had none.
+    pub(crate) tagged: bool,
     pub(crate) bytes: [u8; LogHeader::LEN],
 }
 
@@ -96,7 +100,8 @@ impl Head {
         put(&mut bytes, 8, &VERSION.to_le_bytes());
         put(&mut bytes, 10, &128_u16.to_le_bytes());
         let compressed = if form.compressed { COMPRESSED } else { 0 };
-        let encrypted = if form.key.is_some() { ENCRYPTED } else { 0 };
+        let tagged = form.key.is_some();
+        let encrypted = if tagged { ENCRYPTED | TAGGED } else { 0 };
         put(&mut bytes, 12, &(compressed | encrypted).to_le_bytes());
         put(&mut bytes, 16, &header.disk.to_bytes());
         put(&mut bytes, 32, &header.disk_size.get().to_le_bytes());
@@ -111,6 +116,7 @@ impl Head {
         Self {
             header,
             form,
+            tagged,
             bytes,
         }
     }
@@ -134,9 +140,10 @@ impl Head {
         }
         let flags = u32_at(bytes, 12);
         let encrypted = flags & ENCRYPTED != 0;
-        let known = flags & !(COMPRESSED | ENCRYPTED) == 0 && u16_at(bytes, 10) == 128;
+        let tagged = flags & TAGGED != 0;
+        let known = flags & !(COMPRESSED | ENCRYPTED | TAGGED) == 0 && u16_at(bytes, 10) == 128;
         let reserved = &bytes[if encrypted { 120 } else { 72 }..124];
-        if !known || !all_zero(reserved) {
+        if !known || (tagged && !encrypted) || !all_zero(reserved) {
             return Err(Error::damaged(
                 8,
                 "the header has flags that this release does not know",
@@ -161,6 +168,7 @@ impl Head {
         Ok(Self {
             header,
             form,
+            tagged,
             bytes: *bytes,
         })
     }

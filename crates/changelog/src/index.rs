@@ -2,6 +2,7 @@
 
 use afterimage_block::{Change, Extent, Length, Slice};
 
+use crate::cipher::Cipher;
 use crate::footer::Head;
 use crate::pages::{Bounds, PAGE, PIECE, encode_fences, encode_pieces, parse_fences, parse_pieces};
 use crate::record::Kind;
@@ -119,15 +120,24 @@ impl Index {
         self.0.len()
     }
 
-    /// The bytes of the footer, for records that end at `footer_at`, and of the trailer behind it.
-    pub(crate) fn encode(&self, summary: &Summary, footer_at: u64) -> Vec<u8> {
-        let head = Head::of(*summary, self.pieces());
+    /// The bytes of the footer, for records that end at `footer_at`, with the tags that `cipher` makes,
+    /// and of the trailer behind it.
+    pub(crate) fn encode(
+        &self,
+        summary: &Summary,
+        footer_at: u64,
+        cipher: Option<&Cipher>,
+    ) -> Vec<u8> {
+        let head = Head::of(*summary, self.pieces(), cipher.is_some());
         let mut bytes = head.encode();
         let pieces = encode_pieces(&self.0);
         if head.paged {
-            bytes.extend_from_slice(&encode_fences(&pieces));
+            bytes.extend_from_slice(&encode_fences(&pieces, cipher));
         }
         bytes.extend_from_slice(&pieces);
+        if let Some(cipher) = cipher {
+            head.put_tag(&mut bytes, footer_at, cipher);
+        }
         let proved = bytes.get(..head.proved_length()).unwrap_or_default();
         let trailer = Trailer {
             footer_at,
@@ -139,17 +149,24 @@ impl Index {
     }
 
     /// The index and summary in the bytes of a footer, as `trailer` announces them, of a log of a
-    /// disk of `size`.
+    /// disk of `size` that is not encrypted.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     pub fn parse(footer: &[u8], trailer: &Trailer, size: Length) -> Result<(Self, Summary)> {
+        Self::parse_with(footer, trailer, size, None)
+    }
+
+    /// The same, of a log whose footer has the tags that `cipher` makes, if there is one.
+    pub(crate) fn parse_with(
+        footer: &[u8],
+        trailer: &Trailer,
+        size: Length,
+        cipher: Option<&Cipher>,
+    ) -> Result<(Self, Summary)> {
         let head = Head::parse(footer, trailer)?;
         let (at, bounds) = (trailer.footer_at, Bounds::new(trailer, size));
-        let proved = footer.get(..head.proved_length());
-        if proved.is_none_or(|proved| crc32fast::hash(proved) != trailer.checksum) {
-            return Err(Error::damaged(at, "the footer's checksum does not match"));
-        }
+        head.prove(footer, trailer, cipher)?;
         let bytes = footer.get(head.pieces_at()..).unwrap_or_default();
         if bytes.len() != head.pieces * PIECE {
             return Err(Error::damaged(at, "the footer is not as long as announced"));
@@ -160,13 +177,13 @@ impl Index {
             return Ok((Self(pieces), head.summary));
         }
         let table = footer.get(head.length()..head.pieces_at());
-        let fences = parse_fences(table.unwrap_or_default(), head.pieces, at)?;
+        let fences = parse_fences(table.unwrap_or_default(), head.pieces, head.is_tagged(), at)?;
         let mut pieces = Vec::with_capacity(head.pieces);
         let nexts = fences.iter().skip(1).map(Some).chain([None]);
         let pages = bytes.chunks(PAGE * PIECE).zip(fences.iter().zip(nexts));
         for (number, (page, (fence, next))) in pages.enumerate() {
             let at = pieces_at + (number * PAGE * PIECE) as u64;
-            pieces.extend(fence.parse_page(page, at, bounds, next)?);
+            pieces.extend(fence.parse_page((number, page), at, (bounds, cipher), next)?);
         }
         Ok((Self(pieces), head.summary))
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use afterimage_block::{Change, Extent, Timestamp};
 
+use crate::codec::Codec;
 use crate::fetch::RecordFile;
 use crate::file::{LogFile, ReadAt};
 use crate::footer::Head;
@@ -63,7 +64,7 @@ impl<S: ReadAt> IndexedLog<S> {
     /// As [`open`](IndexedLog::open).
     pub fn over(source: S, path: &Path, keys: &Keys) -> Result<Self> {
         let log = RecordFile::over(LogFile::over(source, path.to_path_buf())?, keys)?;
-        let read = read_index(log.file(), log.header());
+        let read = read_index(log.file(), log.codec());
         let (trailer, summary, index) = read.map_err(|error| error.in_file(log.file().path()))?;
         Ok(Self {
             log,
@@ -156,7 +157,8 @@ impl<S: ReadAt> IndexedLog<S> {
         let mut bytes = vec![0; fence.pieces * PIECE];
         self.log.file().read(&mut bytes, at)?;
         let bounds = Bounds::new(&self.trailer, self.header().disk_size);
-        let pieces = fence.parse_page(&bytes, at, bounds, next);
+        let proof = (bounds, self.log.codec().footer_cipher());
+        let pieces = fence.parse_page((number, &bytes), at, proof, next);
         pieces
             .map(Index)
             .map_err(|error| error.in_file(self.log.file().path()))
@@ -170,7 +172,7 @@ impl<S: ReadAt> IndexedLog<S> {
 /// What is read of a log when it is opened.
 fn read_index<S: ReadAt>(
     file: &LogFile<'_, S>,
-    header: &LogHeader,
+    codec: &Codec,
 ) -> Result<(Trailer, Summary, Entries)> {
     let trailer = read_trailer(file)?;
     let at = trailer.footer_at;
@@ -180,14 +182,13 @@ fn read_index<S: ReadAt>(
     let head = Head::parse(&footer, &trailer)?;
     read_entries(file, &mut footer, at, head.proved_length())?;
     if !head.paged {
-        let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
+        let (size, cipher) = (codec.header().disk_size, codec.footer_cipher());
+        let (index, summary) = Index::parse_with(&footer, &trailer, size, cipher)?;
         return Ok((trailer, summary, Entries::Whole(index)));
     }
-    if crc32fast::hash(&footer) != trailer.checksum {
-        return Err(Error::damaged(at, "the footer's checksum does not match"));
-    }
+    head.prove(&footer, &trailer, codec.footer_cipher())?;
     let table = footer.get(head.length()..).unwrap_or_default();
-    let fences = parse_fences(table, head.pieces, at)?;
+    let fences = parse_fences(table, head.pieces, head.is_tagged(), at)?;
     let at = at + head.pieces_at() as u64;
     Ok((trailer, head.summary, Entries::Paged { fences, at }))
 }

@@ -85,7 +85,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::{Encoded, Encoder, Key, SealedLog};
+    use crate::{Encoded, Encoder, Key, SealedLog, Trailer};
 
     const TEXT: [u8; 400] = [b'x'; 400];
 
@@ -115,6 +115,10 @@ mod tests {
 
     /// A sealed log stored as `packing` says, with the salt of FORMAT.md: 32 bytes from 64 on.
     fn sealed(packing: &Packing) -> Vec<u8> {
+        sealed_of(packing, &changes())
+    }
+
+    fn sealed_of(packing: &Packing, changes: &[Change<'_>]) -> Vec<u8> {
         let header = LogHeader {
             disk: DiskId::from_bytes(*b"disk of the test"),
             disk_size: Length::kib(64),
@@ -132,9 +136,9 @@ mod tests {
             bytes.extend_from_slice(&record.header);
             bytes.extend_from_slice(&record.payload);
         };
-        for (number, change) in changes().into_iter().enumerate() {
+        for (number, change) in changes.iter().enumerate() {
             let time = Timestamp::from_nanos(number as u64);
-            let records = encoder.change(change, time).expect("it lies on the disk");
+            let records = encoder.change(*change, time).expect("it lies on the disk");
             records.for_each(|record| append(&record));
         }
         append(&encoder.bookmark("backup", Timestamp::from_nanos(3)));
@@ -155,6 +159,17 @@ mod tests {
         folder.join(name)
     }
 
+    fn footer_at(log: &[u8]) -> usize {
+        let length = Length::of(log);
+        let trailer = Trailer::parse(log, length).expect("a sealed log");
+        usize::try_from(trailer.footer_at).expect("a short log")
+    }
+
+    fn footer_nonce(log: &[u8]) -> Vec<u8> {
+        let at = footer_at(log) as u64;
+        [&at.to_le_bytes()[..], &[1, 0, 0, 0]].concat()
+    }
+
     /// The example in FORMAT.md, section Encryption.
     #[test]
     fn the_specification_tells_the_key_and_the_first_record() {
@@ -169,6 +184,8 @@ mod tests {
             ("associated data", &bytes[128..172]),
             ("what is logged", b"after-image"),
             ("payload", &bytes[176..203]),
+            ("footer: nonce", &footer_nonce(&bytes)),
+            ("footer: tag", &bytes[footer_at(&bytes) + 104..][..16]),
         ] {
             let row = format!("| {name} | `{}` |", hex(expected));
             assert!(specification.contains(&row), "{row}");
@@ -183,15 +200,40 @@ mod tests {
         if std::env::var_os("AFTERIMAGE_WRITE_GOLDEN").is_some() {
             let both = compressed.clone().with_key(key());
             for (name, packing) in [
-                ("version-1-encrypted.ailog", &encrypted),
+                ("version-1-authenticated.ailog", &encrypted),
                 ("version-1-compressed.ailog", &compressed),
-                ("version-1-compressed-encrypted.ailog", &both),
+                ("version-1-compressed-authenticated.ailog", &both),
             ] {
                 std::fs::write(golden(name), sealed(packing)).expect("a golden file");
             }
+            let pages = sealed_of(&encrypted, &many());
+            std::fs::write(golden("version-1-authenticated-pages.ailog"), pages)
+                .expect("a golden file");
         }
-        let written = std::fs::read(golden("version-1-encrypted.ailog")).expect("it is there");
-        assert!(sealed(&encrypted) == written);
+        let read = |name| std::fs::read(golden(name)).expect("it is there");
+        assert!(sealed(&encrypted) == read("version-1-authenticated.ailog"));
+        let pages = sealed_of(&encrypted, &many());
+        assert!(pages == read("version-1-authenticated-pages.ailog"));
+    }
+
+    /// More than a page of an index has.
+    fn many() -> Vec<Change<'static>> {
+        let offsets = (0..300).map(|number| Offset::new(number * 64));
+        offsets
+            .map(|offset| {
+                let data = b"page";
+                Change::Write { offset, data }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_golden_log_with_tags_of_pages_is_read() {
+        let path = golden("version-1-authenticated-pages.ailog");
+        let log = SealedLog::open_with(&path, &keys()).expect("it is sound");
+        assert_eq!(log.index().expect("an index").pieces(), 300);
+        let last = Extent::new(Offset::new(299 * 64), Length::new(64)).expect("it is short");
+        assert_eq!(log.lookup(last).expect("it is sound").len(), 1);
     }
 
     #[test]
@@ -200,7 +242,10 @@ mod tests {
         for change in changes() {
             change.apply_to(&expected).expect("it lies on the disk");
         }
+        // Those that are encrypted and not authenticated are of the first releases.
         for (name, compressed, encrypted) in [
+            ("version-1-authenticated.ailog", false, true),
+            ("version-1-compressed-authenticated.ailog", true, true),
             ("version-1-encrypted.ailog", false, true),
             ("version-1-compressed.ailog", true, false),
             ("version-1-compressed-encrypted.ailog", true, true),

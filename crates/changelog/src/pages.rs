@@ -2,7 +2,9 @@
 
 use afterimage_block::{Extent, Length, Offset};
 
-use crate::fields::{all_zero, put, u32_at, u64_at};
+use crate::cipher::Cipher;
+use crate::fields::{all_zero, bytes_at, put, u32_at, u64_at};
+use crate::footer::{Part, Tag};
 use crate::index::Stored;
 use crate::record::Kind;
 use crate::{Error, PAYLOAD_MAX, RecordHeader, Result, Trailer};
@@ -11,8 +13,13 @@ use crate::{Error, PAYLOAD_MAX, RecordHeader, Result, Trailer};
 pub(crate) const PIECE: usize = 32;
 /// The pieces of a page; the last one can have fewer. An index of no more has no pages.
 pub(crate) const PAGE: usize = 256;
+/// The length of an entry of the fence table, without a tag.
+const FENCE: usize = 16;
+
 /// The length of an entry of the fence table.
-pub(crate) const FENCE: usize = 16;
+pub(crate) fn fence_length(tagged: bool) -> usize {
+    FENCE + if tagged { Cipher::TAG } else { 0 }
+}
 
 /// How many pages `pieces` are in.
 pub(crate) fn page_count(pieces: usize) -> usize {
@@ -25,6 +32,7 @@ pub(crate) struct Fence {
     pub(crate) first: Offset,
     pub(crate) pieces: usize,
     checksum: u32,
+    tag: Option<Tag>,
 }
 
 /// Where the pieces may point to: the records before the footer, and the disk.
@@ -59,29 +67,37 @@ pub(crate) fn encode_pieces(pieces: &[(Extent, Stored)]) -> Vec<u8> {
     bytes
 }
 
-/// The fence table of pieces whose bytes are these.
-pub(crate) fn encode_fences(pieces: &[u8]) -> Vec<u8> {
+/// The fence table of pieces whose bytes are these, each page with a tag if there is a `cipher`.
+pub(crate) fn encode_fences(pieces: &[u8], cipher: Option<&Cipher>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for page in pieces.chunks(PAGE * PIECE) {
+    for (number, page) in (0..).zip(pieces.chunks(PAGE * PIECE)) {
         let mut fence = [0; FENCE];
         put(&mut fence, 0, page.get(..8).unwrap_or_default());
         let count = u32::try_from(page.len() / PIECE).unwrap_or(u32::MAX);
         put(&mut fence, 8, &count.to_le_bytes());
         put(&mut fence, 12, &crc32fast::hash(page).to_le_bytes());
         bytes.extend_from_slice(&fence);
+        let tag = cipher.map(|cipher| cipher.tag(Part::Page(number).nonce(), page));
+        bytes.extend(tag.iter().flatten());
     }
     bytes
 }
 
-/// The fence table of an index of `pieces`, in `bytes` that stand at `at` and were proved.
-pub(crate) fn parse_fences(bytes: &[u8], pieces: usize, at: u64) -> Result<Vec<Fence>> {
-    let (fences, _) = bytes.as_chunks::<FENCE>();
-    let fences: Vec<_> = fences
-        .iter()
+/// The fence table of an index of `pieces`, in `bytes` that stand at `at` and were proved, with tags or
+/// without.
+pub(crate) fn parse_fences(
+    bytes: &[u8],
+    pieces: usize,
+    tagged: bool,
+    at: u64,
+) -> Result<Vec<Fence>> {
+    let fences: Vec<_> = bytes
+        .chunks_exact(fence_length(tagged))
         .map(|bytes| Fence {
             first: Offset::new(u64_at(bytes, 0)),
             pieces: usize::try_from(u32_at(bytes, 8)).unwrap_or(usize::MAX),
             checksum: u32_at(bytes, 12),
+            tag: tagged.then(|| bytes_at(bytes, FENCE)),
         })
         .collect();
     let mut left = pieces;
@@ -98,17 +114,26 @@ pub(crate) fn parse_fences(bytes: &[u8], pieces: usize, at: u64) -> Result<Vec<F
 }
 
 impl Fence {
-    /// The pieces of the page in `bytes`, which stand at `at`, each of them before `next`.
+    /// The pieces of page `number` in `bytes`, which stand at `at`, each of them before `next`: proved
+    /// by its checksum and, if it has a tag, by `cipher`.
     pub(crate) fn parse_page(
         &self,
-        bytes: &[u8],
+        (number, bytes): (usize, &[u8]),
         at: u64,
-        bounds: Bounds,
+        (bounds, cipher): (Bounds, Option<&Cipher>),
         next: Option<&Self>,
     ) -> Result<Vec<(Extent, Stored)>> {
         if crc32fast::hash(bytes) != self.checksum {
             let reason = "the checksum of the index's page does not match";
             return Err(Error::damaged(at, reason));
+        }
+        if let (Some(tag), Some(cipher)) = (self.tag, cipher)
+            && !cipher.proves(Part::Page(number as u64).nonce(), bytes, &tag)
+        {
+            return Err(Error::damaged(
+                at,
+                "the index's page is not what was sealed",
+            ));
         }
         let pieces = parse_pieces(bytes, at, bounds)?;
         let first = pieces.first().map(|(extent, _)| extent.start());

@@ -65,7 +65,7 @@ pub fn salvage_with(
     mut take: impl FnMut(&Record) -> Result<()>,
 ) -> Result<Salvaged> {
     let log = RecordFile::open(path, keys)?;
-    let footer = match read_footer(log.file()) {
+    let footer = match read_footer(log.file(), keys) {
         Ok(footer) => Some(footer),
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => None,

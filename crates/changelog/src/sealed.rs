@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use afterimage_block::{BlockWrite, Extent, Length};
 
 use crate::apply::{Applied, apply_pieces, apply_records};
+use crate::codec::Codec;
 use crate::digest::Digesting;
 use crate::fields::all_zero;
 use crate::file::{LogFile, ReadAt};
@@ -64,7 +65,7 @@ impl SealedLog {
     /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`];
     /// [`Error::NoKey`]; [`Error::NoCipher`], [`Error::NoCompression`] if a feature is missing.
     pub fn open_with(path: &Path, keys: &Keys) -> Result<Self> {
-        let (summary, index, footer_at) = read_footer(&LogFile::open(path)?)?;
+        let (summary, index, footer_at) = read_footer(&LogFile::open(path)?, keys)?;
         let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
         let mut body = Digesting::new((&file).take(footer_at));
         let mut reader = StreamReader::with_keys(&mut body, keys)?;
@@ -146,7 +147,7 @@ impl SealedLog {
     /// # Errors
     /// [`Error::Io`]; [`Error::Damaged`] if the file was changed since it was proved.
     pub fn index(&self) -> Result<Index> {
-        let (summary, index, footer_at) = read_footer(&LogFile::open(&self.path)?)?;
+        let (summary, index, footer_at) = read_footer(&LogFile::open(&self.path)?, &self.keys)?;
         self.check_same(&summary, footer_at)?;
         Ok(index)
     }
@@ -237,19 +238,20 @@ impl SealedLog {
     }
 }
 
-/// Summary, index and the footer's position of a sealed log.
-pub(crate) fn read_footer(file: &LogFile<'_>) -> Result<(Summary, Index, u64)> {
+/// Summary, index and the footer's position of a sealed log, whose key is among `keys` if it has one.
+pub(crate) fn read_footer(file: &LogFile<'_>, keys: &Keys) -> Result<(Summary, Index, u64)> {
     let mut head = Vec::new();
     file.read_up_to(&mut head, 0, LogHeader::LEN)?;
     if file.length() < (LogHeader::LEN + Trailer::LEN) as u64 {
         return Err(Error::NotSealed);
     }
-    let header = Head::parse(&head)?.header;
+    let codec = Codec::of(&head, keys)?;
     let trailer = read_trailer(file)?;
     let length = trailer.footer_length.to_usize().unwrap_or(usize::MAX);
     let mut footer = Vec::new();
     read_entries(file, &mut footer, trailer.footer_at, length)?;
-    let (index, summary) = Index::parse(&footer, &trailer, header.disk_size)?;
+    let (size, cipher) = (codec.header().disk_size, codec.footer_cipher());
+    let (index, summary) = Index::parse_with(&footer, &trailer, size, cipher)?;
     Ok((summary, index, trailer.footer_at))
 }
 
