@@ -32,7 +32,7 @@ const SIGNATURES: usize = 1;
 pub(crate) struct Answer {
     pub(crate) event: Event,
     /// What a claim brought.
-    pub(crate) writer: Option<Writer>,
+    pub(crate) writer: Option<Box<Writer>>,
     /// What a barrier brought: the digests that the next logs name as their predecessors.
     pub(crate) predecessors: Option<Vec<ContentDigest>>,
 }
@@ -132,7 +132,7 @@ impl Context {
         let position = manifest.last().map_or(Position::Empty, Position::At);
         let epoch = writer.epoch();
         Ok(Answer {
-            writer: Some(writer),
+            writer: Some(Box::new(writer)),
             ..Event::Claimed { epoch, position }.into()
         })
     }

@@ -89,17 +89,30 @@ impl Cipher {
         }
     }
 
-    /// Begins an object of `length` bytes at `place`; its header.
-    pub(crate) fn begin(&self, place: &str, length: u64) -> Result<(Vec<u8>, Sealing)> {
-        let salt = random::<SALT>()?;
-        let header = [MAGIC.as_slice(), &salt].concat();
-        let object = self.object(&salt, place, length);
-        Ok((header, Sealing { object, next: 0 }))
+    fn begin_with(&self, salt: &[u8], place: &str, length: u64) -> (Vec<u8>, Sealing) {
+        let header = [MAGIC.as_slice(), salt].concat();
+        let object = self.object(salt, place, length);
+        (header, Sealing { object, next: 0 })
     }
 
-    /// A whole object at `place`.
+    /// Begins an object of `length` bytes at `place`, which names what it holds; its header. Begun
+    /// again it is the same, so that putting it again changes nothing for who reads it.
+    pub(crate) fn begin(&self, place: &str, length: u64) -> (Vec<u8>, Sealing) {
+        let salt = self.derive(b"salt", &[place.as_bytes()]);
+        self.begin_with(salt.get(..SALT).unwrap_or_default(), place, length)
+    }
+
+    /// A whole object at `place`, which names what it holds.
     pub(crate) fn seal(&self, place: &str, content: &[u8]) -> Result<Vec<u8>> {
-        let (mut sealed, mut sealing) = self.begin(place, content.len() as u64)?;
+        let (mut sealed, mut sealing) = self.begin(place, content.len() as u64);
+        sealing.seal(content, &mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// A whole object at `place`, where other contents come to be, too.
+    pub(crate) fn seal_anew(&self, place: &str, content: &[u8]) -> Result<Vec<u8>> {
+        let salt = random::<SALT>()?;
+        let (mut sealed, mut sealing) = self.begin_with(&salt, place, content.len() as u64);
         sealing.seal(content, &mut sealed)?;
         Ok(sealed)
     }
@@ -275,9 +288,10 @@ mod tests {
         assert_eq!(cipher(1).open("place", &swapped), None);
         let without_last = &sealed[..32 + 3 * whole];
         assert_eq!(cipher(1).open("place", without_last), None);
+        assert_eq!(cipher(1).seal("place", &content).unwrap(), sealed);
         // A segment of another object that was sealed for the same place.
-        let again = cipher(1).seal("place", &content).unwrap();
-        assert_ne!(sealed, again);
+        let again = cipher(1).seal_anew("place", &content).unwrap();
+        assert_ne!(cipher(1).seal_anew("place", &content).unwrap(), again);
         let mixed = [&sealed[..32 + whole], &again[32 + whole..]].concat();
         assert_eq!(cipher(1).open("place", &mixed), None);
     }

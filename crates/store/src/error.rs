@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use afterimage_block::{Epoch, MachineId, Sequence};
 
-use crate::manifest::{FORMAT, FORMAT_SEALED};
+use crate::manifest::{FORMAT_MIN, FORMAT_SEALED};
 use crate::{Newness, Throttled};
 
 /// The result of an operation on a store.
@@ -57,7 +57,7 @@ pub enum Error {
     },
     /// The store was written by a release that is newer, or from before the first.
     #[error(
-        "the store has format {found}, and this release knows formats {FORMAT} and \
+        "the store has format {found}, and this release knows formats {FORMAT_MIN} to \
          {FORMAT_SEALED}: use a release that knows it, or begin a new store"
     )]
     OtherFormat {
@@ -166,6 +166,12 @@ pub enum Error {
         /// The log.
         sequence: Sequence,
     },
+    /// A log at the primary is no longer what it was when it was proved. It can be proved anew.
+    #[error("log `{path}` is not what it was when it was proved: none of it counts")]
+    LogChanged {
+        /// The file.
+        path: String,
+    },
     /// An object is missing, or is not what its name or the manifest says.
     #[error("object `{object}` is damaged: {reason}")]
     Damaged {
@@ -220,7 +226,7 @@ impl Error {
                     | Store::UnknownConfigurationKey { .. }
             ),
             Self::Folder { source, .. } => source.kind() != std::io::ErrorKind::PermissionDenied,
-            Self::Contended(_) | Self::Unreachable(_) => true,
+            Self::Contended(_) | Self::Unreachable(_) | Self::LogChanged { .. } => true,
             Self::Disk(error) => error.is_recoverable(),
             Self::Log(error) => error.is_recoverable(),
             _ => false,

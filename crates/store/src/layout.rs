@@ -8,8 +8,9 @@ use afterimage_block::{ContentDigest, DiskId, Epoch, Length, Sequence};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::cipher::Cipher;
+use crate::manifest::Naming;
+use crate::{Error, LogObject};
 
 /// The unit of digests.
 pub(crate) const BLOCK: Length = Length::kib(64);
@@ -157,9 +158,15 @@ impl DiskLayout {
         Path::from(format!("{folder}/{kind}/{}", cipher.name(&plain)))
     }
 
-    pub(crate) fn log(&self, sequence: Sequence, epoch: Epoch) -> Path {
+    /// The log of generation `sequence`.
+    pub(crate) fn log(&self, sequence: Sequence, log: &LogObject) -> Path {
+        let epoch = log.epoch;
         let shipped = Birth { sequence, epoch };
-        self.path("logs", &format!("{shipped}.ailog"))
+        let name = match log.naming {
+            Naming::Shipment => format!("{shipped}.ailog"),
+            Naming::Content => format!("{shipped}.{}.ailog", log.content),
+        };
+        self.path("logs", &name)
     }
 
     /// `position` is the number of the chunk.

@@ -97,6 +97,7 @@ mod scrub;
 mod store;
 mod sweep;
 mod throttle;
+mod upload;
 mod wrapped;
 mod writer;
 

@@ -14,10 +14,12 @@ use crate::layout::{Birth, Node};
 use crate::wrapped::MachineKey;
 use crate::{Error, MachineName, Result};
 
-/// The format of stores, and of manifests that are not encrypted.
-pub(crate) const FORMAT: u64 = 3;
+/// The format of manifests that are not encrypted.
+pub(crate) const FORMAT: u64 = 5;
 /// The format of manifests that are.
-pub(crate) const FORMAT_SEALED: u64 = 4;
+pub(crate) const FORMAT_SEALED: u64 = 6;
+/// The oldest that are read: the same, but for how logs are named.
+pub(crate) const FORMAT_MIN: u64 = 3;
 /// No manifest is longer: it grows with recovery points and logs, which retention bounds.
 pub(crate) const LENGTH_MAX: u64 = 64 << 20;
 
@@ -155,6 +157,27 @@ pub struct LogObject {
     pub length: Length,
     /// The SHA-256 of its content.
     pub content: ContentDigest,
+    /// How the object is named.
+    #[serde(default, skip_serializing_if = "Naming::is_old")]
+    pub(crate) naming: Naming,
+}
+
+/// What the name of a log's object consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Naming {
+    /// Sequence and epoch, as earlier releases have it.
+    #[default]
+    Shipment,
+    /// These and the content's digest: nothing else is ever put there.
+    Content,
+}
+
+impl Naming {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
+    fn is_old(&self) -> bool {
+        *self == Self::Shipment
+    }
 }
 
 /// Whether the guest's applications had brought their data in order.
@@ -197,8 +220,8 @@ fn seal_of(json: &[u8]) -> Vec<u8> {
     format!("\n{}\n", ContentDigest::new(Sha256::digest(json).into())).into()
 }
 
-/// The JSON of the manifest at `path`, and its format.
-pub(crate) fn unsealed<'b>(bytes: &'b [u8], path: &Path) -> Result<(u64, &'b [u8])> {
+/// The JSON of the manifest at `path`, and whether it is encrypted.
+pub(crate) fn unsealed<'b>(bytes: &'b [u8], path: &Path) -> Result<(bool, &'b [u8])> {
     #[derive(Deserialize)]
     struct Version {
         format: u64,
@@ -210,12 +233,17 @@ pub(crate) fn unsealed<'b>(bytes: &'b [u8], path: &Path) -> Result<(u64, &'b [u8
         .find_map(|json| serde_json::from_slice(json).ok());
     let format = version.map(|Version { format }| format);
     match format {
-        Some(found) if found != FORMAT && found != FORMAT_SEALED => {
+        Some(found) if !(FORMAT_MIN..=FORMAT_SEALED).contains(&found) => {
             Err(Error::OtherFormat { found })
         }
-        Some(format) if seal == seal_of(json) => Ok((format, json)),
+        Some(format) if seal == seal_of(json) => Ok((is_sealed(format), json)),
         _ => Err(Error::damaged(path, "its seal does not match")),
     }
+}
+
+/// Whether manifests of this format are encrypted.
+fn is_sealed(format: u64) -> bool {
+    format.is_multiple_of(2)
 }
 
 impl Manifest {
@@ -225,7 +253,10 @@ impl Manifest {
         let damaged = |reason: &dyn std::fmt::Display| Error::damaged(&object, reason);
         let manifest: Self = serde_json::from_slice(json).map_err(|error| damaged(&error))?;
         match manifest.contradiction(name) {
-            None => Ok(manifest),
+            None => Ok(Self {
+                format: FORMAT,
+                ..manifest
+            }),
             Some(reason) => Err(damaged(&reason)),
         }
     }
@@ -243,7 +274,7 @@ impl Manifest {
         let kept_from = self.checkpoint.as_ref().map(|kept| kept.sequence);
         let folded = retired.map(|retired| retired.logs.last().map(|entry| entry.sequence));
         let points = self.points.iter().map(|point| point.sequence);
-        if self.format != FORMAT {
+        if !(FORMAT_MIN..=FORMAT).contains(&self.format) || is_sealed(self.format) {
             Some("its format is not that of a manifest")
         } else if self.name != *name {
             Some("it is another machine's")

@@ -177,7 +177,7 @@ fn outlines<'o>(
     logs: impl Iterator<Item = (Sequence, LogObject)> + 'o,
 ) -> impl TryStream<Ok = Outline, Error = Error> + Unpin + 'o {
     let outline = move |(sequence, object): (Sequence, LogObject)| async move {
-        let path = objects.layout.log(sequence, object.epoch);
+        let path = objects.layout.log(sequence, &object);
         outline(objects, &path, &object, disk).await
     };
     Box::pin(stream::iter(logs.map(outline)).buffered(OUTLINES))

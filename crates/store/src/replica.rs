@@ -8,7 +8,7 @@ use object_store::path::Path;
 use crate::base::blocking;
 use crate::cas::{Current, Swap, proved};
 use crate::cipher::Cipher;
-use crate::manifest::{FORMAT, FORMAT_SEALED, LENGTH_MAX, unsealed};
+use crate::manifest::{FORMAT, LENGTH_MAX, unsealed};
 use crate::wrapped::{MachineKey, SealedManifest};
 use crate::{
     Error, Fence, Key, MachineName, Manifest, Newness, ReplicaDisk, Result, Store, Writer, layout,
@@ -102,9 +102,9 @@ impl Replica {
         let Some(current) = self.store.cas.read(&path, LENGTH_MAX).await? else {
             return Ok(None);
         };
-        let (format, json) = unsealed(&current.bytes, &path)?;
+        let (is_sealed, json) = unsealed(&current.bytes, &path)?;
         let name = || self.name.to_string();
-        let manifest = match (format == FORMAT_SEALED, &self.store.key) {
+        let manifest = match (is_sealed, &self.store.key) {
             (false, None) => Manifest::parse(json, &self.name)?,
             (false, Some(_)) => return Err(Error::KeyUnused(name())),
             (true, None) => return Err(Error::KeyMissing(name())),

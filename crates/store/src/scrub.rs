@@ -183,7 +183,7 @@ impl Scrub {
                 continue;
             };
             let objects = self.replica.disk_objects(manifest, number)?;
-            let path = objects.layout.log(entry.sequence, log.epoch);
+            let path = objects.layout.log(entry.sequence, log);
             let read = prove_log(&objects, &path, log, disk).await;
             found.proved(read, log.length, disk, whole)?;
         }

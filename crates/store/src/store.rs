@@ -13,7 +13,6 @@ use object_store::{ObjectStore, path::Path};
 use serde_json::json;
 
 use crate::cas::{Cas, Swap, proved};
-use crate::manifest::FORMAT;
 use crate::{Error, Key, MachineName, Replica, Result, layout};
 
 /// The stores in memory of this process, by name.
@@ -63,6 +62,8 @@ pub struct Store {
     pub(crate) key: Option<Key>,
 }
 
+/// The format of stores, to which their marker bears witness.
+pub(crate) const FORMAT: u64 = 3;
 /// No marker is longer.
 const MARKER_MAX: u64 = 4096;
 

@@ -30,7 +30,7 @@ impl Writer {
 fn logs(objects: &DiskObjects, entries: &[LogEntry], disk: usize) -> Vec<Path> {
     let of_disk = |entry: &LogEntry| {
         let log = (*entry.disks.get(disk)?)?;
-        Some(objects.layout.log(entry.sequence, log.epoch))
+        Some(objects.layout.log(entry.sequence, &log))
     };
     entries.iter().filter_map(of_disk).collect()
 }

@@ -112,7 +112,7 @@ impl MachineKey {
         let by = key.new_wrapping()?;
         let wrapping = key.wrapping_cipher(&by)?;
         let wrapping = wrapping.unwrap_or_else(|| unreachable!("its own kind of wrapping"));
-        let key = STANDARD.encode(wrapping.seal(path.as_ref(), cipher.key())?);
+        let key = STANDARD.encode(wrapping.seal_anew(path.as_ref(), cipher.key())?);
         let wrapped = Wrapped { by, key };
         Ok(Self { wrapped, cipher })
     }
@@ -123,7 +123,7 @@ impl MachineKey {
         let sealed = SealedManifest {
             format: FORMAT_SEALED,
             wrapped: self.wrapped.clone(),
-            sealed: STANDARD.encode(self.cipher.seal(&place, json)?),
+            sealed: STANDARD.encode(self.cipher.seal_anew(&place, json)?),
         };
         // Its texts and numbers are always JSON.
         Ok(serde_json::to_vec(&sealed).unwrap_or_default())

@@ -1,28 +1,19 @@
 //! The one writer of a replica.
 
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use afterimage_block::{ContentDigest, Epoch, Length, Sequence};
+use afterimage_block::{ContentDigest, Epoch, Sequence};
 use afterimage_changelog::SealedLog;
-use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use serde_json::Value;
 
-use crate::base::{BaseProgress, BaseWriter, blocking};
-use crate::cipher::{Cipher, Sealing};
+use crate::base::{BaseProgress, BaseWriter};
 use crate::layout::DiskLayout;
+use crate::manifest::Naming;
 use crate::objects::DiskObjects;
 use crate::{
     Checkpoint, Error, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result,
 };
-
-/// Logs up to this length are put in one request, longer ones in parts of it. S3 refuses parts of less
-/// than 5 MiB, all but the last.
-const PART: u64 = 8 << 20;
-/// Parts that are on their way at the same time.
-const PARTS_IN_FLIGHT_MAX: usize = 2;
 
 /// The member of the state kept with a replica that is not its writer's: what a writer publishes leaves
 /// it as it is. It is changed by [`Replica::transition`] alone.
@@ -34,6 +25,16 @@ pub const NOTES: &str = "notes";
 pub struct Writer {
     replica: Replica,
     fence: Fence,
+    /// The logs that were put and are not published.
+    put: Arc<Mutex<Vec<PutLog>>>,
+}
+
+/// A log that was put.
+#[derive(Clone, Debug)]
+struct PutLog {
+    disk: usize,
+    sequence: Sequence,
+    path: Path,
 }
 
 /// The logs of one generation, to be published.
@@ -53,7 +54,15 @@ pub struct Publication {
 
 impl Writer {
     pub(crate) fn new(replica: Replica, fence: Fence) -> Self {
-        Self { replica, fence }
+        Self {
+            replica,
+            fence,
+            put: Arc::default(),
+        }
+    }
+
+    fn put(&self) -> MutexGuard<'_, Vec<PutLog>> {
+        self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The epoch that it writes in.
@@ -145,10 +154,11 @@ impl Writer {
     }
 
     /// Stores a sealed log of disk number `disk`; it is durable when this returns, and counts once it
-    /// is published.
+    /// is published. What is sent is proved on its way, whatever became of the file since it was.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the log is of another disk or size, compressed or encrypted, [`Error::Log`], [`Error::Store`].
+    /// [`Error::Refused`] if the log is of another disk or size, compressed or encrypted;
+    /// [`Error::LogChanged`], [`Error::Folder`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
         self.replica.store.check_reachable().await?;
         let manifest = self.replica.existing().await?;
@@ -166,45 +176,21 @@ impl Writer {
             return Err(Error::Refused(reason.into()));
         }
         let objects = self.objects(&manifest, disk)?;
-        let path = objects.layout.log(header.last, self.fence.epoch);
-        self.upload(log, &path, objects.layout.cipher.clone())
-            .await?;
-        Ok(LogObject {
+        let stored = LogObject {
             epoch: self.fence.epoch,
             length: log.summary().file_length,
             content: log.summary().content,
-        })
-    }
-
-    async fn upload(
-        &self,
-        log: &SealedLog,
-        path: &Path,
-        cipher: Option<Arc<Cipher>>,
-    ) -> Result<()> {
-        let failed = |source| Error::store("write", path, source);
-        let length = log.summary().file_length.get();
-        let objects = &self.replica.store.objects;
-        let mut parts = Parts::of(log, path, cipher)?;
-        if length <= PART {
-            let content = parts.next().await?.unwrap_or_default();
-            let put = objects.put(path, PutPayload::from(content)).await;
-            return put.map(drop).map_err(failed);
-        }
-        let upload = objects.put_multipart(path).await.map_err(failed)?;
-        let part = usize::try_from(PART).unwrap_or(usize::MAX);
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
-        match put_parts(parts, &mut upload).await {
-            Ok(()) => upload.finish().await.map(drop).map_err(failed),
-            Err(error) => {
-                // What was put would be kept, and paid for, without a name.
-                let _ = upload.abort().await;
-                match error {
-                    PartError::Log(error) => Err(error),
-                    PartError::Store(source) => Err(failed(source)),
-                }
-            }
-        }
+            naming: Naming::Content,
+        };
+        let path = objects.layout.log(header.last, &stored);
+        let sequence = header.last;
+        self.put().push(PutLog {
+            disk,
+            sequence,
+            path: path.clone(),
+        });
+        objects.upload_log(log, &path).await?;
+        Ok(stored)
     }
 
     /// Publishes the logs of one generation, and the recovery point that they lead to. Publishing
@@ -222,7 +208,37 @@ impl Writer {
             manifest.points.extend(publication.point);
             Ok(())
         };
-        self.change(publish).await
+        let manifest = self.change(publish).await?;
+        self.delete_unpublished(&manifest).await?;
+        Ok(manifest)
+    }
+
+    /// Deletes what was put for the generations of `manifest` and is not in it: earlier attempts,
+    /// which nobody can publish any more.
+    async fn delete_unpublished(&self, manifest: &Manifest) -> Result<()> {
+        let last = manifest.last();
+        let settled: Vec<_> = self
+            .put()
+            .extract_if(.., |put| Some(put.sequence) <= last)
+            .collect();
+        for PutLog {
+            disk,
+            sequence,
+            path,
+        } in settled
+        {
+            let objects = self.objects(manifest, disk)?;
+            let mut entries = manifest
+                .logs
+                .iter()
+                .filter(|entry| entry.sequence == sequence);
+            let published = entries.find_map(|entry| *entry.disks.get(disk)?);
+            let published = published.map(|log| objects.layout.log(sequence, &log));
+            if published.as_ref() != Some(&path) {
+                objects.delete(vec![path]).await;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -267,77 +283,6 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// Why a part of a log was not put.
-enum PartError {
-    Log(Error),
-    Store(object_store::Error),
-}
-
-async fn put_parts(mut parts: Parts<'_>, upload: &mut WriteMultipart) -> Result<(), PartError> {
-    while let Some(content) = parts.next().await.map_err(PartError::Log)? {
-        let capacity = upload.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await;
-        capacity.map_err(PartError::Store)?;
-        upload.put(content);
-    }
-    Ok(())
-}
-
-/// What a log's object consists of, part by part.
-struct Parts<'a> {
-    log: &'a SealedLog,
-    at: u64,
-    length: u64,
-    /// What comes before the next part, and what seals it.
-    sealed: Option<(Vec<u8>, Sealing)>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(log: &'a SealedLog, path: &Path, cipher: Option<Arc<Cipher>>) -> Result<Self> {
-        let length = log.summary().file_length.get();
-        let sealed = cipher.map(|cipher| cipher.begin(path.as_ref(), length));
-        Ok(Self {
-            log,
-            at: 0,
-            length,
-            sealed: sealed.transpose()?,
-        })
-    }
-
-    /// The next part; `None` after the last.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        if self.at >= self.length {
-            return Ok(None);
-        }
-        let (path, at) = (self.log.path().to_owned(), self.at);
-        let length = PART.min(self.length - at);
-        let sealed = self.sealed.take();
-        let (content, sealing) = blocking(move || {
-            let content = read_part(&path, at, length)?;
-            let Some((mut out, mut sealing)) = sealed else {
-                return Ok((content, None));
-            };
-            sealing.seal(&content, &mut out)?;
-            Ok((out, Some(sealing)))
-        })
-        .await?;
-        self.at += length;
-        self.sealed = sealing.map(|sealing| (Vec::new(), sealing));
-        Ok(Some(content.into()))
-    }
-}
-
-fn read_part(path: &std::path::Path, at: u64, length: u64) -> Result<Vec<u8>> {
-    let mut content = vec![0; Length::new(length).to_usize().unwrap_or_default()];
-    let file = std::fs::File::open(path);
-    let read = file.and_then(|file| file.read_exact_at(&mut content, at));
-    read.map_err(|source| Error::Folder {
-        operation: "read",
-        path: path.display().to_string(),
-        source,
-    })?;
-    Ok(content)
 }
 
 impl Replica {

@@ -561,10 +561,10 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
     let text = String::from_utf8(whole.clone()).unwrap();
-    let newer = text.replacen("\"format\":3", "\"format\":5", 1);
+    let newer = text.replacen("\"format\":5", "\"format\":7", 1);
     std::fs::write(&path, &newer).unwrap();
     let error = replica.claim(claim(), |_| Ok(())).await.unwrap_err();
-    assert!(matches!(error, Error::OtherFormat { found: 5 }), "{error}");
+    assert!(matches!(error, Error::OtherFormat { found: 7 }), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     let other = text.replacen("web-01", "web-02", 1);
     std::fs::write(&path, other).unwrap();

@@ -120,10 +120,10 @@ async fn a_damaged_or_newer_manifest_is_a_problem_until_it_is_mended() {
         assert_says(&problem(fixture.vm()).await, "manifest.json");
     }
     let text = String::from_utf8(good.clone()).unwrap();
-    let newer = text.replacen("\"format\":3", "\"format\":5", 1);
+    let newer = text.replacen("\"format\":5", "\"format\":7", 1);
     assert_ne!(text, newer);
     fs::write(fixture.manifest(), newer).unwrap();
-    assert_says(&problem(fixture.vm()).await, "format 5");
+    assert_says(&problem(fixture.vm()).await, "format 7");
     fs::write(fixture.manifest(), good).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;

@@ -247,12 +247,16 @@ impl World {
         if let Some(entry) = manifest.logs.last()
             && let Some(Some(log)) = entry.disks.first()
         {
-            let path = format!(
-                "machines/{NAME}/disks/{disk}/logs/{:020}.{:020}.ailog",
-                entry.sequence.get(),
-                log.epoch.get()
-            );
-            let _ = self.runtime.block_on(self.inner.delete(&path.into()));
+            let folder = format!("machines/{NAME}/disks/{disk}/logs").into();
+            let name = format!("{:020}.{:020}.", entry.sequence.get(), log.epoch.get());
+            let listed = self.inner.list_with_delimiter(Some(&folder));
+            let objects = self.runtime.block_on(listed).map(|listed| listed.objects);
+            for object in objects.into_iter().flatten() {
+                let found = object.location.filename();
+                if found.is_some_and(|found| found.starts_with(&name)) {
+                    let _ = self.runtime.block_on(self.inner.delete(&object.location));
+                }
+            }
         }
     }
 }

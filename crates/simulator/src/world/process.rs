@@ -418,7 +418,7 @@ impl World {
             Ok(answer) => {
                 if let Some(writer) = answer.writer {
                     process.tracker.set_epoch(writer.epoch());
-                    process.writer = Some(writer);
+                    process.writer = Some(*writer);
                 }
                 if let Some(predecessors) = answer.predecessors {
                     process.predecessors = predecessors;
