@@ -216,9 +216,11 @@ fn scope_of(doubt: Doubt) -> Scope {
 pub(crate) fn doubt_since(logs: &Path, disk: &SavedDisk, first: Sequence) -> Result<Scope> {
     let mut sequences = intents(logs);
     sequences.retain(|sequence| *sequence >= first);
-    // The intent file of the open generation exists before any write of it.
-    if !sequences.contains(&first) {
-        tracing::warn!(disk = %disk.path.display(), %first, "no intents: all is in doubt");
+    // The intent file of a generation exists before any write of it, and before its log.
+    let begun = generations(logs, "ailog").into_iter();
+    let mut begun = begun.filter(|sequence| *sequence > first).chain([first]);
+    if let Some(lacking) = begun.find(|sequence| !sequences.contains(sequence)) {
+        tracing::warn!(disk = %disk.path.display(), %lacking, "no intents: all is in doubt");
         return Ok(Scope::Everything);
     }
     let mut all = Scope::NOTHING;
@@ -272,11 +274,12 @@ pub(crate) fn recover(
 
 /// Sees to it that generation `open` can be recovered before it begins: each disk gets an intent file
 /// of it that has none. One that is there is left as it is, since the generation may have begun before
-/// a crash, and not have been recorded.
+/// a crash, and not have been recorded. None is made where it did and the file was lost: until that is
+/// recorded, nothing else tells.
 pub(crate) fn keep_intents(disks: &[OpenDisk], open: Sequence) -> Result<()> {
     for disk in disks {
         let path = intent_path(&disk.logs, open);
-        if !path.exists() {
+        if !path.exists() && !log_path(&disk.logs, open).exists() {
             IntentLog::create(&path, disk.saved.id, disk.saved.size, IntentLog::REGION)?;
         }
     }

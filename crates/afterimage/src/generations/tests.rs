@@ -152,3 +152,27 @@ fn logs_that_a_crash_kept_from_being_deleted_are_deleted_at_the_next_start() {
     }
     assert_doubts(&disks, FIRST, &[0, 5]);
 }
+
+#[test]
+fn intents_that_were_lost_of_a_generation_that_was_not_recorded_put_all_in_doubt() {
+    let host = Host::new();
+    host.dies_after_a_barrier(true);
+    let (folder, mut disks) = host.open();
+    std::fs::remove_file(intent_path(&disks[0].logs, SECOND)).unwrap();
+    let doubts_all = |disk: &OpenDisk, since| {
+        let doubt = doubt_since(&disk.logs, &disk.saved, since).unwrap();
+        assert_eq!(doubt, Scope::Everything);
+    };
+    doubts_all(&disks[0], FIRST);
+    assert_doubts(&disks[1..], FIRST, &[0, 5]);
+    // Also after a start that is killed before and after it has recorded that.
+    let recovered = recover(&mut disks, FIRST, Tracking::Logging, EPOCH).unwrap();
+    assert_eq!(recovered.reached.disks[0], Ended::Lost(Scope::Everything));
+    keep_intents(&disks, SECOND).unwrap();
+    doubts_all(&disks[0], FIRST);
+    doubts_all(&disks[0], SECOND);
+    Generations::begin(disks, &folder, SECOND, Tracking::Logging, EPOCH).unwrap();
+    drop(folder);
+    let (_folder, disks) = host.open();
+    assert_doubts(&disks, SECOND, &[]);
+}
