@@ -9,6 +9,8 @@
 pub mod changelog;
 mod guest;
 mod key;
+#[path = "plan/mod.rs"]
+pub mod plan;
 #[path = "recovery_plan/mod.rs"]
 pub mod recovery_plan;
 #[path = "resync/mod.rs"]

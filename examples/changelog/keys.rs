@@ -16,14 +16,14 @@ const LONGEST: usize = 66;
 
 /// The keys that were given, and what is made with them.
 #[derive(Default)]
-pub(super) struct KeyRing {
+pub(crate) struct KeyRing {
     keys: Keys,
     first: Option<Key>,
 }
 
 impl KeyRing {
     /// Reads the keys in `files`.
-    pub(super) fn read(files: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn read(files: &[PathBuf]) -> Result<Self> {
         let read = |path: &PathBuf| {
             read(path).with_context(|| format!("cannot take a key from `{}`", path.display()))
         };
@@ -35,7 +35,7 @@ impl KeyRing {
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> &Keys {
+    pub(crate) fn all(&self) -> &Keys {
         &self.keys
     }
 

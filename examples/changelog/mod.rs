@@ -2,7 +2,7 @@
 
 mod arguments;
 mod inspect;
-mod keys;
+pub(crate) mod keys;
 mod make;
 mod show;
 mod states;
