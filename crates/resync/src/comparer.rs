@@ -8,6 +8,7 @@ use afterimage_block::{BlockRead, Change, Extent, Length, Offset, Run, RunKind};
 use digest::Digest;
 use sha2::Sha256;
 
+use crate::buffer::Buffer;
 use crate::line::{self, Flow};
 use crate::spans::{Spans, read_blocks, window};
 use crate::verdict::{Verdict, Verdicts};
@@ -56,7 +57,7 @@ impl<'p, D: Digest> SignaturePage<'p, D> {
 pub struct Comparer<D: Digest = Sha256> {
     session: Session,
     threads: NonZeroUsize,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Buffer>,
     /// A run of data that the source told of. Filesystems may take long to find the next hole, so
     /// that to ask for each page would cost more than the page.
     known_data: Option<Extent>,
@@ -165,7 +166,7 @@ impl<D: Digest> Comparer<D> {
 struct Piece {
     extent: Extent,
     kind: RunKind,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 /// A piece once its blocks are compared, up to the first that could not be read.
@@ -233,7 +234,7 @@ struct Feeding<'a, S, E> {
     planned: Offset,
     /// Gone after it failed.
     spans: Option<Spans<'a>>,
-    buffers: &'a mut Vec<Vec<u8>>,
+    buffers: &'a mut Vec<Buffer>,
     sink: S,
     failed: Option<E>,
 }

@@ -75,6 +75,7 @@
 mod algorithm;
 #[cfg(feature = "tokio")]
 mod async_stream;
+mod buffer;
 mod comparer;
 mod digests;
 mod driver;

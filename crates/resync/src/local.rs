@@ -2,11 +2,13 @@
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::thread;
 
 use afterimage_block::{BlockRead, BlockWrite, Extent, Length, Offset, Run, RunKind};
 
+use crate::buffer::Buffer;
 use crate::line::{self, Flow};
-use crate::spans::{Spans, read_blocks};
+use crate::spans::{Spans, data_at, read_blocks};
 use crate::verdict::{Verdict, Verdicts, bytes_of};
 use crate::{Error, Grid, Progress, Result, Session, Side, is_zero};
 
@@ -81,11 +83,12 @@ impl<'d> LocalResync<'d> {
         session.check_size(Side::Source, self.source.size())?;
         let grid = session.grid();
         let begun = session.progress();
+        let (source_data, target_data) = self.first_data(session);
         let mut flow = Pairing {
             planned: session.cursor(),
             spans: Some((
-                Spans::new(self.source, Side::Source, grid),
-                Spans::new(self.target, Side::Target, grid),
+                Spans::new(self.source, Side::Source, grid).knowing(source_data),
+                Spans::new(self.target, Side::Target, grid).knowing(target_data),
             )),
             session,
             observe,
@@ -105,6 +108,20 @@ impl<'d> LocalResync<'d> {
         }
         ended
     }
+
+    /// The data that each disk holds where the session goes on. They are asked at the same time: a
+    /// filesystem may walk all pages of a long run to find its end, and nothing can be planned meanwhile.
+    fn first_data(&self, session: &Session) -> (Option<Extent>, Option<Extent>) {
+        let doubt = session.next_in_doubt();
+        let Some(doubt) = doubt.filter(|_| self.threads > NonZeroUsize::MIN) else {
+            return (None, None);
+        };
+        let at = doubt.start();
+        thread::scope(|scope| {
+            let target = scope.spawn(|| data_at(self.target, at));
+            (data_at(self.source, at), target.join().ok().flatten())
+        })
+    }
 }
 
 /// Blocks in doubt, of one kind on each disk.
@@ -117,8 +134,8 @@ struct Piece {
 /// The bytes of both disks.
 #[derive(Default)]
 struct Buffers {
-    source: Vec<u8>,
-    target: Vec<u8>,
+    source: Buffer,
+    target: Buffer,
 }
 
 /// What became of a piece, up to the first block at fault.
@@ -170,7 +187,7 @@ impl Piece {
     }
 
     fn verdict<'b>(&self, extent: Extent, buffers: &'b Buffers) -> Verdict {
-        let bytes = |kind, buffer: &'b Vec<u8>| {
+        let bytes = |kind, buffer: &'b Buffer| {
             let stored = kind == RunKind::Data;
             stored.then(|| bytes_of(buffer, self.extent, extent))
         };

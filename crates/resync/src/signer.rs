@@ -6,6 +6,7 @@ use afterimage_block::{BlockRead, Extent, Length, Offset, Run, RunKind};
 use digest::Digest;
 use sha2::Sha256;
 
+use crate::buffer::Buffer;
 use crate::spans::{Spans, read_blocks};
 use crate::verdict::bytes_of;
 use crate::{BlockIndex, Error, Result, Scope, Side, Signature, sign};
@@ -20,7 +21,7 @@ pub struct Signer<'d, D: Digest = Sha256> {
     cursor: Offset,
     spans: Spans<'d>,
     ahead: Ahead,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     read: Length,
     digest: PhantomData<fn() -> D>,
 }
@@ -63,7 +64,7 @@ impl<'d, D: Digest> Signer<'d, D> {
             cursor: grid.floor(start),
             spans: Spans::new(disk, side, grid),
             ahead: Ahead::Unknown,
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
             read: Length::ZERO,
             digest: PhantomData,
         })
@@ -73,6 +74,16 @@ impl<'d, D: Digest> Signer<'d, D> {
     pub(crate) fn knowing(self, data: Option<Extent>) -> Self {
         let spans = self.spans.knowing(data);
         Self { spans, ..self }
+    }
+
+    /// With a buffer that was read into before.
+    pub(crate) fn with_buffer(self, buffer: Buffer) -> Self {
+        Self { buffer, ..self }
+    }
+
+    /// The buffer, for the next one.
+    pub(crate) fn into_buffer(self) -> Buffer {
+        self.buffer
     }
 
     /// The run of data that the disk told last, if it did.

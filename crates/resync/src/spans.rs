@@ -2,6 +2,7 @@
 
 use afterimage_block::{BlockRead, Extent, Length, Offset, Run, RunKind};
 
+use crate::buffer::Buffer;
 use crate::{Error, Grid, Result, Side};
 
 /// How much of a disk is read at once, or one block if that is more: large enough that a call costs
@@ -111,6 +112,13 @@ const fn data(extent: Extent) -> Run {
     Run { extent, kind }
 }
 
+/// The data that the disk tells at `at`, if it does; what it cannot tell now it is asked again.
+pub(crate) fn data_at(disk: &dyn BlockRead, at: Offset) -> Option<Extent> {
+    let run = disk.next_run(at).ok().flatten()?;
+    let holds = run.kind == RunKind::Data && run.extent.start() <= at;
+    holds.then_some(run.extent)
+}
+
 /// The start of `extent` that is read at once.
 pub(crate) fn window(grid: Grid, extent: Extent) -> Extent {
     let length = WINDOW.max(grid.block_size().length()).min(extent.length());
@@ -124,13 +132,10 @@ pub(crate) fn read_blocks<'b>(
     side: Side,
     grid: Grid,
     extent: Extent,
-    buffer: &'b mut Vec<u8>,
+    buffer: &'b mut Buffer,
 ) -> (&'b [u8], Option<Error>) {
     let length = extent.length().to_usize().unwrap_or_default();
-    if buffer.len() < length {
-        buffer.resize(length, 0);
-    }
-    let bytes = &mut buffer[..length];
+    let bytes = buffer.first(length);
     let (good, error) = read_into(disk, side, grid, extent, bytes);
     (&bytes[..good], error)
 }

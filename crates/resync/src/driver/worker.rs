@@ -1,18 +1,20 @@
 //! Work on a disk.
 
 use std::iter;
+use std::mem;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
-use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, RunKind, Zeroing};
+use afterimage_block::{BlockRead, BlockWrite, Extent, ExtentSet, Offset, RunKind, Zeroing};
 use bytes::Bytes;
 use digest::Digest;
 use sha2::Sha256;
 
 use super::Event;
+use crate::buffer::Buffer;
 use crate::remote::{Outcome, Terms, Work};
-use crate::spans::{Spans, read_into};
+use crate::spans::{Spans, data_at, read_into};
 use crate::tree::Node;
 use crate::{Algorithm, Error, Result, Scope, Side, Signature, Signer};
 
@@ -24,8 +26,8 @@ pub(super) struct Disk<'d> {
     writer: Option<&'d dyn BlockWrite>,
     terms: Terms,
     /// A run of data that the disk told of. Filesystems may take long to find the next hole, so that
-    /// to ask for each unit would cost more than the unit.
-    known_data: Mutex<Option<Extent>>,
+    /// to ask for each unit, or at first on each thread, would cost more than the unit.
+    known_data: OnceLock<Mutex<Option<Extent>>>,
 }
 
 /// As many as most pieces have that are read at once.
@@ -34,6 +36,7 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// Does work until there is no more to come.
 pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &SyncSender<Event>) {
     let _tell = TellOfPanic(events);
+    let mut buffer = Buffer::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(work) = next else {
@@ -43,7 +46,7 @@ pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &Syn
             Work::Hash { extent, .. } | Work::Read { extent, .. } => Some(*extent),
             _ => None,
         };
-        let outcome = disk.perform(work);
+        let outcome = disk.perform(work, &mut buffer);
         let is_zero = outcome.as_ref().is_ok_and(is_zero);
         let hole = looked_at.filter(|_| is_zero);
         let hole = hole.and_then(|extent| disk.hole_behind(extent));
@@ -98,14 +101,15 @@ impl<'d> Disk<'d> {
             reader,
             writer: None,
             terms,
-            known_data: Mutex::default(),
+            known_data: OnceLock::new(),
         })
     }
 
-    fn perform(&self, work: Work) -> Result<Outcome> {
+    /// Does it; what is hashed only is read into `buffer`.
+    fn perform(&self, work: Work, buffer: &mut Buffer) -> Result<Outcome> {
         Ok(match work {
             Work::Hash { unit, extent } => {
-                let blocks = self.hash(extent)?;
+                let blocks = self.hash(extent, buffer)?;
                 Outcome::Hashed { unit, blocks }
             }
             Work::Read { ticket, extent } => {
@@ -142,38 +146,51 @@ impl<'d> Disk<'d> {
     }
 
     /// The digests of a unit's blocks. Holes are not read.
-    fn hash(&self, extent: Extent) -> Result<Vec<Node>> {
+    fn hash(&self, extent: Extent, buffer: &mut Buffer) -> Result<Vec<Node>> {
         let hashed = match self.terms.algorithm {
-            Algorithm::Sha256 => self.hash_by::<Sha256>(extent),
+            Algorithm::Sha256 => self.hash_by::<Sha256>(extent, buffer),
             #[cfg(feature = "blake3")]
-            Algorithm::Blake3 => self.hash_by::<blake3::Hasher>(extent),
+            Algorithm::Blake3 => self.hash_by::<blake3::Hasher>(extent, buffer),
         };
         hashed.map_err(|error| error.on(self.side))
     }
 
-    fn hash_by<D: Digest>(&self, extent: Extent) -> Result<Vec<Node>> {
+    fn hash_by<D: Digest>(&self, extent: Extent, buffer: &mut Buffer) -> Result<Vec<Node>> {
         let grid = self.terms.grid;
         let scope = Scope::new(grid.size(), grid.block_size(), &ExtentSet::from(extent))?;
-        let known = *self.known_data();
-        let mut signer = Signer::<D>::new(self.reader, scope, extent.start())?.knowing(known);
+        let known = *self.known_data(extent.start());
+        let signer = Signer::<D>::new(self.reader, scope, extent.start())?.knowing(known);
+        let mut signer = signer.with_buffer(mem::take(buffer));
         let blocks = signer
             .by_ref()
             .map(|signed| signed.map(|(_, signature)| node_of(&signature)))
             .collect();
-        *self.known_data() = signer.known_data();
+        self.know(extent.start(), signer.known_data());
+        *buffer = signer.into_buffer();
         blocks
     }
 
-    fn known_data(&self) -> MutexGuard<'_, Option<Extent>> {
-        let known = self.known_data.lock();
+    /// What is known of the data at `at` or elsewhere.
+    fn known_data(&self, at: Offset) -> MutexGuard<'_, Option<Extent>> {
+        let first = || Mutex::new(data_at(self.reader, at));
+        let known = self.known_data.get_or_init(first).lock();
         known.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what the disk told of at `at` or behind it. A thread that was slow knows less than
+    /// the others.
+    fn know(&self, at: Offset, told: Option<Extent>) {
+        let mut known = self.known_data(at);
+        if told.map(Extent::end) > known.map(Extent::end) {
+            *known = told;
+        }
     }
 
     /// What behind `extent`, all of which is zero, is of the hole that it lies in.
     fn hole_behind(&self, extent: Extent) -> Option<Extent> {
         // Zeros that are stored: to find where they end may take long.
         let is_data = |known: Extent| known.intersection(extent).is_some();
-        if self.known_data().is_some_and(is_data) {
+        if self.known_data(extent.start()).is_some_and(is_data) {
             return None;
         }
         // A disk that cannot tell now is asked again when it is read.
@@ -187,7 +204,7 @@ impl<'d> Disk<'d> {
     fn read(&self, extent: Extent) -> Result<(Bytes, Vec<Node>)> {
         let (side, grid) = (self.side, self.terms.grid);
         let length = extent.length().to_usize().unwrap_or_default();
-        let known = *self.known_data();
+        let known = *self.known_data(extent.start());
         let mut spans = Spans::new(self.reader, side, grid).knowing(known);
         let first = spans.next(extent)?;
         if first.kind == RunKind::Hole
@@ -210,7 +227,7 @@ impl<'d> Disk<'d> {
             unread = later;
             rest = Extent::between(run.extent.end(), extent.end());
         }
-        *self.known_data() = spans.known_data();
+        self.know(extent.start(), spans.known_data());
         let blocks = self.nodes(&bytes);
         Ok((Bytes::from(bytes), blocks))
     }

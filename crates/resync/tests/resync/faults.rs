@@ -329,6 +329,20 @@ fn a_dense_disk_is_not_asked_for_its_holes_at_each_page() {
 }
 
 #[test]
+fn dense_disks_are_not_asked_for_their_holes_at_each_window() {
+    for threads in [1, 2, 5] {
+        let disk = TestDisk::new(SIZE);
+        disk.put(extent(0, SIZE as u64), |at| {
+            (at / 4096).to_le_bytes()[0] | 1
+        });
+        let (source, target) = (disk.clone(), disk);
+        // It tells of two runs.
+        resync(&source, &target, &mut session(), threads).unwrap();
+        assert_eq!((source.maps(), target.maps()), (2, 2), "{threads} threads");
+    }
+}
+
+#[test]
 fn a_hole_that_is_written_between_two_pages_is_seen() {
     let source = TestDisk::new(SIZE);
     let signatures = vec![Signature::Zero; SIZE / 4096];
