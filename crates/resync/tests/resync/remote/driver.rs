@@ -411,7 +411,6 @@ fn a_disk_of_another_size_is_refused_before_anything_is_said() {
     );
 }
 
-#[cfg(feature = "blake3")]
 #[test]
 fn blake3_is_spoken_where_both_ends_chose_it() {
     use afterimage_resync::Algorithm;

@@ -1,6 +1,5 @@
 //! Two ends and a wire, driven in an order that a seed chooses.
 
-#[cfg(feature = "tokio")]
 mod async_stream;
 mod blank;
 mod cache;
