@@ -69,6 +69,9 @@ fn print(status: &Status) {
         .lag_secs
         .map_or("none".into(), |secs| format!("{secs} s old"));
     println!("  epoch {}, newest recovery point {age}", status.epoch);
+    if status.extended {
+        println!("  fed by another replica, not by the primary");
+    }
     println!(
         "  {} still to be shipped at the last report",
         status.lag_bytes

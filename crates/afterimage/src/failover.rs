@@ -271,6 +271,8 @@ pub async fn commit(replica: &Replica) -> Result<()> {
     let request = ReplicaRequest::Commit;
     let commit = |_: &Manifest, kept: &mut Kept| {
         kept.replica.role = kept.replica.role.request(request)?;
+        // What feeds it holds another history from now on.
+        kept.extended = None;
         Ok(())
     };
     change_kept(replica, true, commit).await.map(drop)

@@ -163,7 +163,7 @@ impl OpenDisk {
 }
 
 /// Logs what `disk` holds in `extent`.
-fn log_extent(log: &mut FileWriter, disk: &dyn BlockRead, extent: Extent) -> Result<()> {
+pub(crate) fn log_extent(log: &mut FileWriter, disk: &dyn BlockRead, extent: Extent) -> Result<()> {
     let mut buffer = Vec::new();
     let mut at = extent.start();
     while let Some(run) = disk.next_run(at)?

@@ -63,6 +63,9 @@
 //! failed back to. A pull that ended is marked by the files' times, so that the next one need take
 //! only what the logs since then name.
 //!
+//! *A third site needs nothing of the first* ([`Extension`]): a replica is replicated on to a further one
+//! from what the store holds, its points in the further store's own logs and epochs.
+//!
 //! *A failover need not be waited for*: [`serve_failover`] serves the disks while their images are
 //! filled, and [`open_point`] serves a point without any.
 //!
@@ -74,6 +77,7 @@ mod clock;
 mod divergence;
 mod driver;
 mod error;
+mod extend;
 mod failover;
 mod follow;
 mod generations;
@@ -106,6 +110,7 @@ pub use afterimage_store::{
 pub use clock::Clock;
 pub use divergence::{Divergence, DivergentDisk};
 pub use error::{Error, Result};
+pub use extend::{Advanced, Extension};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
 pub use follow::{Follow, Follower, Pulled};
 pub use instant::{ServedFailover, serve_failover};

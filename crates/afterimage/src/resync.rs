@@ -74,6 +74,7 @@ impl Pass<'_> {
             sent = sent.saturating_add(found.summary.sent);
         }
         let publication = Publication {
+            first: self.sequence,
             predecessors: vec![ContentDigest::NONE; logs.len()],
             logs: LogEntry {
                 sequence: self.sequence,

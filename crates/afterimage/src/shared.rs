@@ -8,6 +8,7 @@ use afterimage_store::{Key, MachineName, Manifest, Replica, ReplicaDisk, Transit
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::extend::Extended;
 use crate::generations::Generations;
 use crate::notes::Notes;
 use crate::notice::Notice;
@@ -52,6 +53,9 @@ pub(crate) struct Kept {
     /// The name of the failover that the role is about.
     #[serde(default)]
     pub(crate) failover: Option<SessionId>,
+    /// The replica that feeds it, where that is not a primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) extended: Option<Extended>,
     /// What others than the primary keep there: it is under [`afterimage_store::NOTES`].
     #[serde(default, skip_serializing_if = "Notes::is_empty")]
     pub(crate) notes: Notes,
@@ -97,6 +101,17 @@ impl Kept {
             object: "manifest.json".into(),
             reason: format!("its state cannot be read: {error}"),
         })
+    }
+
+    /// Whether a primary that knows of epoch `known` may ship to it.
+    pub(crate) fn admits(&self, known: Epoch) -> Result<(), NotAllowed> {
+        if self.extended.is_some() {
+            return Err(NotAllowed {
+                reason: "it is fed by another replica".into(),
+                advice: "replicate to that one, or to another store",
+            });
+        }
+        self.replica.admits(known)
     }
 
     pub(crate) fn encode(&self) -> serde_json::Value {
@@ -155,6 +170,7 @@ impl Shared {
             },
             jobs: self.jobs().iter().filter(ended).cloned().collect(),
             failover: None,
+            extended: None,
             notes: Notes::default(),
         };
         kept.encode()

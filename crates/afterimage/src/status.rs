@@ -48,6 +48,8 @@ pub struct Status {
     /// Whether the primary reported within its last two intervals, and not that it is stopped: an
     /// unplanned failover would fence a machine off that may be alive.
     pub alive: bool,
+    /// Whether another replica feeds it, not the primary: what is reported is that extension's.
+    pub extended: bool,
     /// Former primaries that came back and are shut out, until they follow the replica.
     pub diverged: Vec<Diverged>,
     /// The last test failover that ended well.
@@ -82,6 +84,7 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         statistics: primary.as_ref().and_then(|primary| primary.statistics),
         positions: primary.as_ref().and_then(|primary| primary.positions),
         reported: primary.map(|primary| primary.time),
+        extended: kept.extended.is_some(),
         diverged: kept.notes.diverged,
         tested: kept.notes.tested,
         name: manifest.name,

@@ -6,7 +6,7 @@ use afterimage_block::{
     BlockRead, ContentDigest, Epoch, Length, Offset, RunKind, Sequence, SessionId, Timestamp,
 };
 use afterimage_changelog::SealedLog;
-use afterimage_replication::{Event, Position, PrimaryReport, Role, Shipment};
+use afterimage_replication::{Event, Policy, Position, PrimaryReport, Role, Shipment};
 use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint, Store, Writer};
 
 use crate::driver::sum;
@@ -58,7 +58,7 @@ async fn try_claim(
         disks: shared.disks.clone(),
     };
     let admits = |state: &serde_json::Value| {
-        let admitted = Kept::parse(state)?.replica.admits(epoch);
+        let admitted = Kept::parse(state)?.admits(epoch);
         admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))
     };
     let writer = store
@@ -241,6 +241,7 @@ async fn try_ship(
     job.step();
     let sent = sum(logs.iter().flatten().map(|log| log.length));
     let publication = Publication {
+        first: shipment.sequence,
         logs: LogEntry {
             sequence: shipment.sequence,
             disks: logs,
@@ -261,7 +262,7 @@ async fn try_ship(
             time: shipment.time,
             sent,
         };
-        retain(shared, writer).await;
+        retain(&shared.policy, writer).await;
         return Ok((Event::Shipped, Some(notice)));
     }
     Ok((Event::Shipped, None))
@@ -273,15 +274,14 @@ async fn open_log(disk: &Disk, sequence: Sequence) -> Result<SealedLog> {
 }
 
 /// Drops old recovery points. What fails is done the next time: the new point is there in any case.
-async fn retain(shared: &Shared, writer: &Writer) {
-    if let Err(error) = try_retain(shared, writer).await {
+pub(crate) async fn retain(policy: &Policy, writer: &Writer) {
+    if let Err(error) = try_retain(policy, writer).await {
         tracing::warn!(%error, "old recovery points are kept for now");
     }
 }
 
 /// The store drops points from the oldest on, so that those between two that are kept stay too.
-async fn try_retain(shared: &Shared, writer: &Writer) -> Result<()> {
-    let policy = &shared.policy;
+async fn try_retain(policy: &Policy, writer: &Writer) -> Result<()> {
     let count = if policy.hourly_points == 0 && policy.recovery_points_age_max.is_none() {
         usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX)
     } else {

@@ -207,6 +207,7 @@ impl Context {
             Consistency::Crash
         };
         let publication = Publication {
+            first: shipment.sequence,
             logs: LogEntry {
                 sequence: shipment.sequence,
                 disks: logs,
@@ -273,6 +274,7 @@ impl Context {
             });
         }
         let publication = Publication {
+            first: sequence,
             predecessors: vec![ContentDigest::NONE; logs.len()],
             logs: LogEntry {
                 sequence,

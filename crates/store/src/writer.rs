@@ -40,6 +40,9 @@ struct PutLog {
 /// The logs of one generation, to be published.
 #[derive(Clone, Debug)]
 pub struct Publication {
+    /// The first generation that the logs are of: it follows the newest that the replica has. That of
+    /// [`logs`](Self::logs), unless they are merged.
+    pub first: Sequence,
     /// The logs, all durable.
     pub logs: LogEntry,
     /// The digest that each log gives for the one before it; [`ContentDigest::NONE`] where it gives
@@ -256,7 +259,7 @@ fn published(present: &Value, state: &Value) -> Value {
 
 /// Whether `publication` is the next in the manifest's history; `false` if it is there already.
 fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
-    let found = publication.logs.sequence;
+    let found = publication.first;
     let last = manifest.last().ok_or_else(|| {
         Error::Refused("the replica has no base yet that a log could follow".into())
     })?;

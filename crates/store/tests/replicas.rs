@@ -135,6 +135,7 @@ impl Primary {
 
     async fn publication(&self, writer: &Writer, log: &SealedLog, sequence: u64) -> Publication {
         Publication {
+            first: Sequence::new(sequence),
             logs: LogEntry {
                 sequence: Sequence::new(sequence),
                 disks: vec![Some(writer.put_log(0, log).await.unwrap())],
@@ -414,6 +415,7 @@ async fn a_log_goes_on_where_the_one_before_it_was_lost() {
     // Sealed, and then unreadable: the next log names it all the same.
     primary.last = primary.generation(3).summary().content;
     let lost = Publication {
+        first: Sequence::new(3),
         logs: LogEntry {
             sequence: Sequence::new(3),
             disks: vec![None],

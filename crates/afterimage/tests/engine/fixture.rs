@@ -36,13 +36,18 @@ impl Fixture {
     /// Machine `name` with one disk, an interval of a tenth of a second, and a state folder of its
     /// own.
     pub(crate) fn protection(&self, name: &str, disk: &Path) -> Protection {
+        self.protection_to("replica", name, disk)
+    }
+
+    /// The same, with the replica in folder `replica`.
+    pub(crate) fn protection_to(&self, replica: &str, name: &str, disk: &Path) -> Protection {
         let second = Duration::from_secs(1);
         let policy = Policy {
             interval: second,
             retry: Schedule::fixed([second], second).unwrap(),
             ..Policy::default()
         };
-        let replica = self.path("replica").display().to_string();
+        let replica = self.path(replica).display().to_string();
         Protection::new(name.parse().unwrap(), vec![disk.into()], replica)
             .state_folder(self.path(&format!("{name}.state")))
             .clock(Clock::accelerated(10))

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod extend;
 mod fixture;
 mod follow;
 mod refusals;

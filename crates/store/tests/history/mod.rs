@@ -177,6 +177,7 @@ impl Primary {
         let object = done(async || writer.put_log(0, log).await).await;
         let sequence = log.header().last;
         Publication {
+            first: sequence,
             logs: LogEntry {
                 sequence,
                 disks: vec![Some(object)],
