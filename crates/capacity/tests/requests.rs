@@ -185,6 +185,7 @@ async fn requests_are_those_of_the_store() {
             last[disk] = log.summary().content;
         }
         let publication = Publication {
+            first: Sequence::new(sequence),
             logs: LogEntry {
                 sequence: Sequence::new(sequence),
                 disks: logs,
