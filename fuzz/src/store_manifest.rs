@@ -227,6 +227,7 @@ async fn written(
     let sequence = manifest.last().map_or(0, Sequence::get);
     let sequence = Sequence::new(sequence.saturating_add_signed(setting.ahead.into()));
     let publication = Publication {
+        first: sequence,
         logs: LogEntry {
             sequence,
             disks: vec![None; manifest.disks.len()],

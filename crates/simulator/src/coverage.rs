@@ -92,6 +92,8 @@ marks! {
     CutAnswer,
     /// A bit flipped in an answer.
     FlippedAnswer,
+    /// A request was answered with what another one had asked for.
+    MisdirectedAnswer,
     /// A site could not reach the store for a while.
     Partition,
     /// A site's requests were done, and no answer came back for a while.

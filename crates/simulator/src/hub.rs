@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use afterimage_block::Timestamp;
 use afterimage_retry::Time;
+use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{PutOptions, PutPayload};
 
@@ -54,6 +55,8 @@ struct Shared {
 struct Line {
     links: [Link; PARTIES],
     late: Vec<Late>,
+    /// The last answer of the store that was no manifest.
+    answer: Bytes,
     /// Who replaced the manifest since it was last looked at, in order.
     published: Vec<usize>,
     trace: Vec<String>,
@@ -96,6 +99,16 @@ impl Hub {
 
     pub(crate) fn chance(&self, permille: u32) -> bool {
         self.with_random(|random| random.chance(permille))
+    }
+
+    /// The last answer of the store that was no manifest.
+    pub(crate) fn last_answer(&self) -> Bytes {
+        lock(&self.0.line).answer.clone()
+    }
+
+    /// The same, after which it is `answer`.
+    pub(crate) fn exchange_answer(&self, answer: Bytes) -> Bytes {
+        std::mem::replace(&mut lock(&self.0.line).answer, answer)
     }
 
     pub(crate) fn mark(&self, mark: Mark) {

@@ -54,6 +54,8 @@ enum Fate {
     Conflict,
     Cut,
     Flipped,
+    /// Another object's answer comes.
+    Misdirected,
 }
 
 const FOR_PUT: [Fate; 7] = [
@@ -65,7 +67,13 @@ const FOR_PUT: [Fate; 7] = [
     Fate::Full,
     Fate::Conflict,
 ];
-const FOR_GET: [Fate; 4] = [Fate::Lost, Fate::Busy, Fate::Cut, Fate::Flipped];
+const FOR_GET: [Fate; 5] = [
+    Fate::Lost,
+    Fate::Busy,
+    Fate::Cut,
+    Fate::Flipped,
+    Fate::Misdirected,
+];
 const FOR_DELETE: [Fate; 4] = [Fate::Lost, Fate::Answerless, Fate::Late, Fate::Busy];
 
 fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -91,6 +99,14 @@ fn refusal(fate: Fate, location: &Path) -> Error {
         },
         _ => lost(),
     }
+}
+
+/// Whether something comes back, be it what was asked for or not.
+fn is_answered(fate: Fate) -> bool {
+    matches!(
+        fate,
+        Fate::Done | Fate::Cut | Fate::Flipped | Fate::Misdirected
+    )
 }
 
 fn is_manifest(location: &Path) -> bool {
@@ -134,6 +150,7 @@ impl Objects {
             Fate::Cut => self.hub.mark(Mark::CutAnswer),
             Fate::Flipped => self.hub.mark(Mark::FlippedAnswer),
             Fate::Twice => self.hub.mark(Mark::Duplicated),
+            Fate::Misdirected => self.hub.mark(Mark::MisdirectedAnswer),
             Fate::Done | Fate::Late | Fate::Conflict => {}
         }
         fate
@@ -262,16 +279,13 @@ impl ObjectStore for Objects {
         let fate = self.fate(&FOR_GET);
         self.hub
             .trace(|| format!("site {}: get {location}: {fate:?}", self.party));
-        if !matches!(fate, Fate::Done | Fate::Cut | Fate::Flipped) {
+        if !is_answered(fate) {
             return Err(refusal(fate, location));
         }
         let found = self.inner.get_opts(location, options).await?;
-        if fate == Fate::Done {
-            return Ok(found);
-        }
         let (meta, range) = (found.meta.clone(), found.range.clone());
         let (attributes, extensions) = (found.attributes.clone(), found.extensions.clone());
-        let bytes = self.spoil(fate, &found.bytes().await?);
+        let bytes = self.answer(fate, location, found.bytes().await?);
         Ok(GetResult {
             payload: GetResultPayload::Stream(stream::iter([Ok(bytes)]).boxed()),
             meta,
@@ -283,14 +297,14 @@ impl ObjectStore for Objects {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.turn().await;
-        match self.fate(&FOR_GET) {
-            Fate::Done => self.inner.get_ranges(location, ranges).await,
-            fate @ (Fate::Cut | Fate::Flipped) => {
-                let found = self.inner.get_ranges(location, ranges).await?;
-                Ok(found.iter().map(|bytes| self.spoil(fate, bytes)).collect())
-            }
-            fate => Err(refusal(fate, location)),
+        let fate = self.fate(&FOR_GET);
+        if !is_answered(fate) {
+            return Err(refusal(fate, location));
         }
+        let found = self.inner.get_ranges(location, ranges).await?.into_iter();
+        Ok(found
+            .map(|bytes| self.answer(fate, location, bytes))
+            .collect())
     }
 
     fn delete_stream(
@@ -319,11 +333,22 @@ impl ObjectStore for Objects {
 }
 
 impl Objects {
-    /// An answer that is cut, or has a flipped bit.
-    fn spoil(&self, fate: Fate, bytes: &Bytes) -> Bytes {
-        if bytes.is_empty() {
-            return bytes.clone();
+    /// What comes of an answer: it may be cut, have a flipped bit, or be another one.
+    fn answer(&self, fate: Fate, location: &Path, bytes: Bytes) -> Bytes {
+        // An answer that was the manifest's once would be a stale read, which stores rule out.
+        let other = if is_manifest(location) {
+            self.hub.last_answer()
+        } else {
+            self.hub.exchange_answer(bytes.clone())
+        };
+        match fate {
+            Fate::Misdirected => other,
+            Fate::Cut | Fate::Flipped if !bytes.is_empty() => self.spoil(fate, &bytes),
+            _ => bytes,
         }
+    }
+
+    fn spoil(&self, fate: Fate, bytes: &Bytes) -> Bytes {
         let at = self.hub.below(bytes.len());
         if fate == Fate::Cut {
             return bytes.slice(..at);

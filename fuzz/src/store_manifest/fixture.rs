@@ -210,6 +210,7 @@ async fn publish(
     let log = step.log(&folder.path().join("log"), sequence, predecessor);
     let object = writer.put_log(0, &log).await.expect("it is stored");
     let publication = Publication {
+        first: sequence,
         logs: LogEntry {
             sequence,
             disks: vec![Some(object)],
