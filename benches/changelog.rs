@@ -358,11 +358,15 @@ fn copy_pieces(log: &File, pieces: &[(u64, u64, usize)], disk: &File, buffer: &m
     }
 }
 
-/// Writes the same bytes, which need not be read.
-fn write_pieces(pieces: &[(u64, u64, usize)], disk: &File, data: &[u8]) {
-    for (_, to, length) in pieces {
-        disk.write_all_at(&data[..*length], *to)
-            .expect("room for a piece");
+/// Writes what is in memory already.
+fn write_pieces<'a>(
+    pieces: &[(u64, u64, usize)],
+    disk: &File,
+    data: impl Fn(u64, usize) -> &'a [u8],
+) {
+    for (from, to, length) in pieces {
+        let data = data(*from, *length);
+        disk.write_all_at(data, *to).expect("room for a piece");
     }
 }
 
@@ -390,8 +394,15 @@ fn applying(record: usize) {
         assert_eq!(applied.written, Length::new(bytes));
     };
     Paired::new(format!("apply, {} KiB records", record >> 10), bytes)
-        .case("limit: bare pwrite", || {
-            timed(|| write_pieces(&pieces, &plain, &data))
+        .case("limit: bare pwrite of the same bytes", || {
+            let same = |from, length| {
+                let from = usize::try_from(from).expect("what memory can hold");
+                &sealed.bytes[from..from + length]
+            };
+            timed(|| write_pieces(&pieces, &plain, same))
+        })
+        .case("bare pwrite of one buffer, again and again", || {
+            timed(|| write_pieces(&pieces, &plain, |_, length| &data[..length]))
         })
         .case("limit: bare pread and pwrite", || {
             timed(|| copy_pieces(&log, &pieces, &plain, &mut buffer))

@@ -9,11 +9,12 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use afterimage_block::ContentDigest;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::file::{LogFile, ReadAt};
+use crate::slab::Slabs;
 
 /// What is read at a time: as much as stays in the cache until it is digested.
 const BUFFER: usize = 128 << 10;
@@ -21,6 +22,8 @@ const BUFFER: usize = 128 << 10;
 const ALONE: u64 = 1 << 20;
 /// The buffers that wait for the thread.
 const WAITING: usize = 8;
+/// The memory for what is copied: as much as waits.
+const SLABS: usize = 4;
 
 /// A SHA-256 in the making.
 #[derive(Debug)]
@@ -33,7 +36,13 @@ pub(crate) struct Digester {
 #[derive(Debug)]
 enum Place {
     Here(Sha256),
-    Beside(SyncSender<Bytes>, JoinHandle<Sha256>),
+    Beside {
+        thread: JoinHandle<Sha256>,
+        send: SyncSender<Vec<Bytes>>,
+        /// A copy of bytes that were lent, until there are enough to send.
+        copied: BytesMut,
+        slabs: Slabs,
+    },
 }
 
 impl Digester {
@@ -45,13 +54,18 @@ impl Digester {
         }
     }
 
-    /// Adds bytes, which may still be read.
-    pub(crate) fn add(&mut self, bytes: Bytes) {
-        self.length += bytes.len() as u64;
+    /// Adds bytes, one part behind the other, which may still be read.
+    pub(crate) fn add(&mut self, parts: Vec<Bytes>) {
+        self.length += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         match &mut self.at {
-            Place::Here(sha) => sha.update(&bytes),
+            Place::Here(sha) => parts.iter().for_each(|part| sha.update(part)),
             // It ends before its sender does only if it panics, which finishing then tells.
-            Place::Beside(thread, _) => drop(thread.send(bytes)),
+            Place::Beside { send, copied, .. } => {
+                if !copied.is_empty() {
+                    drop(send.send(vec![copied.split().freeze()]));
+                }
+                drop(send.send(parts));
+            }
         }
         if self.length >= ALONE {
             self.set_apart();
@@ -70,12 +84,21 @@ impl Digester {
                     self.set_apart();
                 }
             }
-            Place::Beside(..) => {
-                let mut copy = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+            Place::Beside {
+                send,
+                copied,
+                slabs,
+                ..
+            } => {
                 for slice in slices {
-                    copy.extend_from_slice(slice);
+                    if copied.capacity() - copied.len() < slice.len() {
+                        let next = slabs.part(BUFFER.max(slice.len()));
+                        let full = std::mem::replace(copied, next);
+                        drop(send.send(vec![full.freeze()]));
+                    }
+                    copied.extend_from_slice(slice);
+                    self.length += slice.len() as u64;
                 }
-                self.add(copy.into());
             }
         }
     }
@@ -86,16 +109,21 @@ impl Digester {
             return;
         };
         let mut sha = sha.clone();
-        let (send, receive) = sync_channel::<Bytes>(WAITING);
+        let (send, receive) = sync_channel::<Vec<Bytes>>(WAITING);
         let digest = move || {
-            for bytes in receive {
-                sha.update(&bytes);
+            for part in receive.into_iter().flatten() {
+                sha.update(&part);
             }
             sha
         };
         // Without a thread it is only slower.
         if let Ok(thread) = Builder::new().name("log digest".into()).spawn(digest) {
-            self.at = Place::Beside(send, thread);
+            self.at = Place::Beside {
+                thread,
+                send,
+                copied: BytesMut::new(),
+                slabs: Slabs::new(SLABS),
+            };
         }
     }
 
@@ -103,7 +131,13 @@ impl Digester {
     pub(crate) fn finish(self) -> ContentDigest {
         let sha = match self.at {
             Place::Here(sha) => sha,
-            Place::Beside(send, thread) => {
+            Place::Beside {
+                thread,
+                send,
+                copied,
+                ..
+            } => {
+                drop(send.send(vec![copied.freeze()]));
                 drop(send);
                 thread.join().unwrap_or_else(|panic| resume_unwind(panic))
             }
@@ -121,7 +155,7 @@ pub(crate) fn digest_of<S: ReadAt>(file: &LogFile<'_, S>, length: u64) -> Result
         let mut buffer = vec![0; left.min(BUFFER)];
         file.read(&mut buffer, at)?;
         at += buffer.len() as u64;
-        digester.add(buffer.into());
+        digester.add(vec![buffer.into()]);
     }
     Ok(digester.finish())
 }
@@ -157,7 +191,7 @@ impl<R: Read> Read for Digesting<R> {
             let read = self.from.read(&mut buffer)?;
             buffer.truncate(read);
             self.ready = buffer.into();
-            self.digester.add(self.ready.clone());
+            self.digester.add(vec![self.ready.clone()]);
         }
         let handed = self.ready.split_to(into.len().min(self.ready.len()));
         let place = into.get_mut(..handed.len()).unwrap_or_default();
@@ -181,7 +215,7 @@ mod tests {
             let expected = ContentDigest::new(Sha256::digest(bytes).into());
             let (mut whole, mut slices) = (Digester::new(), Digester::new());
             for part in bytes.chunks(step) {
-                whole.add(Bytes::copy_from_slice(part));
+                whole.add(vec![Bytes::copy_from_slice(part)]);
                 let (one, two) = part.split_at(part.len() / 3);
                 slices.add_slices(&[IoSlice::new(one), IoSlice::new(two)]);
             }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
 use crate::codec::Codec;
 use crate::file::{LogFile, ReadAt};
@@ -50,10 +50,22 @@ impl<'a, S: ReadAt> RecordFile<'a, S> {
 
     /// The record at `at`, read at once if it does not hold more than `likely` bytes.
     pub(crate) fn record(&self, at: u64, likely: u64) -> Result<Record> {
+        self.record_in(at, likely, BytesMut::with_capacity)
+    }
+
+    /// The same, in the `memory` that has room for as many bytes.
+    pub(crate) fn record_in(
+        &self,
+        at: u64,
+        likely: u64,
+        memory: impl FnOnce(usize) -> BytesMut,
+    ) -> Result<Record> {
         let likely = usize::try_from(likely.min(PAYLOAD_MAX.get())).unwrap_or_default();
-        let mut bytes = Vec::new();
         let most = RecordHeader::LEN + likely + self.codec.overhead();
-        self.file.read_up_to(&mut bytes, at, most)?;
+        let most = most.min(self.file.left(at));
+        let mut bytes = memory(most);
+        bytes.resize(most, 0);
+        self.file.read(&mut bytes, at)?;
         let Some(head) = bytes.first_chunk::<{ RecordHeader::LEN }>().copied() else {
             let error = Error::damaged(at, "the file ends before its log does");
             return Err(error.in_file(self.file.path()));
@@ -66,7 +78,7 @@ impl<'a, S: ReadAt> RecordFile<'a, S> {
         if let Some(rest) = bytes.get_mut(read..) {
             self.file.read(rest, at + read as u64)?;
         }
-        let stored = Bytes::from(bytes).split_off(RecordHeader::LEN);
+        let stored = bytes.freeze().split_off(RecordHeader::LEN);
         let payload = self
             .codec
             .open((&header, &head), stored)

@@ -80,6 +80,11 @@ impl<'a, S: ReadAt> LogFile<'a, S> {
         self.length
     }
 
+    /// How many bytes there are from `at` on.
+    pub(crate) fn left(&self, at: u64) -> usize {
+        usize::try_from(self.length.saturating_sub(at)).unwrap_or(usize::MAX)
+    }
+
     /// Fills `into` from `at` on.
     pub(crate) fn read(&self, into: &mut [u8], at: u64) -> Result<()> {
         self.source.fill_at(into, at).map_err(|source| {
@@ -93,8 +98,7 @@ impl<'a, S: ReadAt> LogFile<'a, S> {
 
     /// Fills `buffer` with what is at `at`, up to `most` bytes.
     pub(crate) fn read_up_to(&self, buffer: &mut Vec<u8>, at: u64, most: usize) -> Result<()> {
-        let left = usize::try_from(self.length.saturating_sub(at)).unwrap_or(usize::MAX);
-        buffer.resize(left.min(most), 0);
+        buffer.resize(most.min(self.left(at)), 0);
         self.read(buffer, at)
     }
 }

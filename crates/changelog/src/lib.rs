@@ -115,6 +115,7 @@ mod recover;
 mod resolve;
 mod salvage;
 mod sealed;
+mod slab;
 mod stage;
 mod states;
 mod stream;

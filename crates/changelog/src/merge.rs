@@ -174,7 +174,8 @@ fn copy(
 
 fn append(batch: &[(Record, Extent, Stored)], merged: &mut FileWriter) -> Result<()> {
     let changes = batch.iter().filter_map(|(record, extent, stored)| {
-        Some((stored.change_in(record, *extent)?, record.time()))
+        let change = stored.change_in(record, *extent)?;
+        Some((change, record.time(), &record.payload))
     });
-    merged.append_batch(&changes.collect::<Vec<_>>()).map(drop)
+    merged.append_shared(&changes.collect::<Vec<_>>())
 }

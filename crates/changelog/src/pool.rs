@@ -8,12 +8,16 @@ use afterimage_block::Extent;
 
 use crate::fetch::RecordFile;
 use crate::index::Stored;
+use crate::slab::Slabs;
 use crate::{Error, Record, Result, SealedLog};
 
 /// The most files that are open at a time.
 const FILES_MAX: usize = 64;
 /// The most records that are kept: of at most 1 MiB each.
 const RECORDS_MAX: usize = 8;
+/// The memory that records are read into: as much as those that are kept, and those of a few batches
+/// that are under way.
+const SLABS: usize = 8;
 
 /// Files of numbered logs, opened when they are asked for, and not too many at a time.
 #[derive(Debug)]
@@ -46,6 +50,7 @@ pub(crate) struct RecordPool<'a> {
     open: OpenFiles<RecordFile<'a>>,
     /// The one used last is the last.
     recent: Vec<(usize, Record)>,
+    slabs: Slabs,
 }
 
 impl<'a> RecordPool<'a> {
@@ -54,6 +59,7 @@ impl<'a> RecordPool<'a> {
             logs,
             open: OpenFiles::default(),
             recent: Vec::new(),
+            slabs: Slabs::new(SLABS),
         }
     }
 
@@ -79,7 +85,8 @@ impl<'a> RecordPool<'a> {
         } else {
             let sealed = self.logs.get(log).ok_or(Error::NotSealed)?;
             let file = self.open.get(log, || open_same(sealed))?;
-            (log, file.record(at, likely)?)
+            let memory = |length| self.slabs.part(length);
+            (log, file.record_in(at, likely, memory)?)
         };
         if self.recent.len() == RECORDS_MAX {
             self.recent.remove(0);

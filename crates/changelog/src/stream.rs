@@ -1,9 +1,11 @@
 //! A log that is written to whatever takes bytes.
 
+use std::borrow::Cow;
 use std::io::{self, IoSlice, Write};
 use std::path::PathBuf;
 
 use afterimage_block::{Change, ContentDigest, Extent, Length, Lsn, Timestamp};
+use bytes::Bytes;
 
 use crate::digest::Digester;
 use crate::encoder::{Encoded, Encoder};
@@ -182,6 +184,41 @@ impl<W: Write> StreamWriter<W> {
         let written = groups.try_for_each(|group| write_group(to, digest, group));
         self.written(start, written)?;
         Ok(first)
+    }
+
+    /// The same of changes of at most [`PAYLOAD_MAX`], the data of each of which lie in the bytes with it:
+    /// they need not be copied to be digested.
+    pub(crate) fn append_shared(
+        &mut self,
+        changes: &[(Change<'_>, Timestamp, &Bytes)],
+    ) -> Result<()> {
+        self.room_for(changes.iter().map(|(change, ..)| payload_of(*change)))?;
+        for (change, ..) in changes {
+            self.encoder.check(*change)?;
+        }
+        let start = self.position();
+        let mut headers = Vec::with_capacity(changes.len() * RecordHeader::LEN);
+        let mut payloads = Vec::with_capacity(changes.len());
+        for (change, time, data) in changes {
+            for record in self.encoder.change(*change, *time)? {
+                headers.extend_from_slice(&record.header);
+                payloads.push(match record.payload {
+                    Cow::Borrowed(payload) => data.slice_ref(payload),
+                    Cow::Owned(payload) => payload.into(),
+                });
+            }
+        }
+        let mut headers = Bytes::from(headers);
+        let records = payloads.into_iter();
+        let records = records.flat_map(|payload| [headers.split_to(RecordHeader::LEN), payload]);
+        let records: Vec<_> = records.filter(|part| !part.is_empty()).collect();
+        let mut slices: Vec<_> = records.iter().map(|part| IoSlice::new(part)).collect();
+        let mut groups = slices.chunks_mut(2 * GROUP);
+        let written = groups.try_for_each(|group| write_slices(&mut self.to, group));
+        if let Some(digest) = &mut self.digest {
+            digest.add(records);
+        }
+        self.written(start, written)
     }
 
     /// Appends a label.

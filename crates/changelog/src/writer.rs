@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use afterimage_block::{Change, Extent, Length, Lsn, Timestamp};
+use bytes::Bytes;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
@@ -95,6 +96,16 @@ impl FileWriter {
         self.put(payloads, |log| log.append_batch(changes))
     }
 
+    /// The same of changes of at most [`PAYLOAD_MAX`](crate::PAYLOAD_MAX), the data of each of which lie
+    /// in the bytes with it.
+    pub(crate) fn append_shared(
+        &mut self,
+        changes: &[(Change<'_>, Timestamp, &Bytes)],
+    ) -> Result<()> {
+        let payloads = changes.iter().map(|(change, ..)| payload_of(*change));
+        self.put(payloads, |log| log.append_shared(changes))
+    }
+
     /// Appends a label.
     ///
     /// # Errors
@@ -133,11 +144,11 @@ impl FileWriter {
 
     /// Appends what has these payloads where there is space for it, and cuts off, where that is
     /// possible, what a write that failed has left of it.
-    fn put(
+    fn put<T>(
         &mut self,
         payloads: impl IntoIterator<Item = u64>,
-        append: impl FnOnce(&mut StreamWriter<File>) -> Result<Lsn>,
-    ) -> Result<Lsn> {
+        append: impl FnOnce(&mut StreamWriter<File>) -> Result<T>,
+    ) -> Result<T> {
         self.reserve(payloads)?;
         let start = self.log.position();
         append(&mut self.log).map_err(|error| {
