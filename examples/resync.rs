@@ -29,6 +29,7 @@ fn main() -> Result<()> {
         create: arguments.create,
         dry_run: arguments.dry_run,
         verify: arguments.verify,
+        reread: arguments.reread.map(Into::into),
         stage: stage.clone(),
         stop: stop.clone(),
     };
@@ -60,6 +61,7 @@ fn main() -> Result<()> {
             cache: cache.map(State::at),
             dry_run: arguments.dry_run,
             verify: arguments.verify,
+            reread: arguments.reread.map(Into::into),
             create: arguments.create,
             stage,
             stop,

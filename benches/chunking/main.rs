@@ -15,6 +15,7 @@
 //! Images of 256 MiB in the temporary folder (`/dev/shm` where there is one), in the page cache.
 //! Compare figures of one run only.
 
+mod matrix;
 mod peers;
 mod plot;
 mod wire;
@@ -255,6 +256,11 @@ fn first_copy(_: &mut Criterion) {
         .run(7);
 }
 
+/// The table of signatures in the README.
+fn tabled(_: &mut Criterion) {
+    matrix::run(&Images::new());
+}
+
 /// What other ways to tell what differs do and send, and the plot of both where a path for it is given.
 fn plotted(_: &mut Criterion) {
     let images = Images::new();
@@ -266,5 +272,5 @@ fn plotted(_: &mut Criterion) {
     }
 }
 
-criterion_group!(chunking, signing, comparing, plotted, first_copy);
+criterion_group!(chunking, signing, comparing, tabled, plotted, first_copy);
 criterion_main!(chunking);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use afterimage_resync::{Algorithm, BlockSize};
+use afterimage_resync::{Algorithm, BlockSize, Reread};
 use clap::{Parser, ValueEnum};
 
 use super::{Peer, Speeds, Transport};
@@ -13,6 +13,13 @@ use super::{Peer, Speeds, Transport};
 /// nbd+unix:///NAME?socket=PATH). One of the two may also be the other end of a stream, which runs
 /// `resync --serve`: cmd:'ssh HOST resync --serve stdio DISK' or tcp:ADDRESS:PORT, with --read-only if
 /// it is the source. That stream is neither encrypted nor authenticated.
+///
+/// A source that is written meanwhile, such as the export of a running machine, is copied as each of its
+/// blocks was at some instant since the beginning: no more than a good start for the next run, which finds
+/// the rest. What needs a tracker, passes while the disk is in use until both are equal, is done by
+/// `protect` and `failback`, whose disks have one.
+///
+/// Ctrl-C leaves a target that is staged as it was, and says what became of one that is not. Ctrl-Z pauses.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "resync")]
 #[expect(
@@ -67,6 +74,11 @@ pub struct Arguments {
     /// equal.
     #[arg(long, conflicts_with_all = ["serve", "dry_run"])]
     pub verify: bool,
+    /// Once all is written, read again what the target holds, and fail if that is not what it should be: a
+    /// sample, a sixteenth of it and 4 GiB at most in blocks of 64KiB, or all. What the page cache has is
+    /// read from there, unless --direct is given to the end with the target.
+    #[arg(long, value_name = "sample|full", conflicts_with_all = ["serve", "dry_run"])]
+    pub reread: Option<Again>,
     /// Make the target, a file, if there is none, or extend it if it is smaller than the source.
     #[arg(long, conflicts_with = "dry_run")]
     pub create: bool,
@@ -77,6 +89,24 @@ pub struct Arguments {
     /// Tell progress and outcome as lines of JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How much is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Again {
+    /// A sample.
+    Sample,
+    /// All.
+    Full,
+}
+
+impl From<Again> for Reread {
+    fn from(again: Again) -> Self {
+        match again {
+            Again::Sample => Self::Sample,
+            Again::Full => Self::Full,
+        }
+    }
 }
 
 /// What blocks are compared by.

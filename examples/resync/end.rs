@@ -1,19 +1,20 @@
 //! One end of a stream: a disk here, and what is kept of it.
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 
 use afterimage_block::{BlockRead, Epoch, Length, SessionId};
 use afterimage_resync::protocol::Role;
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
-use afterimage_resync::{Algorithm, BlockSize, Driver, Grid};
+use afterimage_resync::{Algorithm, BlockSize, Driver, Grid, Reread};
 use anyhow::Result;
 
 use super::cache::Proof;
 use super::fingerprint::Fingerprint;
 use super::state::Kept;
 use super::target::Changing;
-use super::{Cache, Place, State};
+use super::{Cache, Display, Place, State};
 
 /// An end whose disk is open.
 pub(super) struct End<'e> {
@@ -23,6 +24,8 @@ pub(super) struct End<'e> {
     pub(super) cache: Option<&'e Cache>,
     /// Whether what is known from before is not looked at, at either end.
     pub(super) is_afresh: bool,
+    /// How much of the target is read again before it is taken for equal.
+    pub(super) reread: Option<Reread>,
 }
 
 /// The disk that is right, or the one to be made equal.
@@ -78,9 +81,12 @@ impl End<'_> {
         &self,
         terms: Terms,
         cursor: Option<Cursor>,
-        observe: impl FnMut(RemoteProgress),
+        display: &mut Display,
         streams: (impl Read + Send + 'static, impl Write + Send + 'static),
     ) -> Result<RemoteProgress> {
+        // Told of progress, and at the end of what is put in its place.
+        let display = RefCell::new(display);
+        let observe = |progress| display.borrow_mut().remote(progress);
         let mut driver = self.driver(terms, cursor.is_some(), observe)?;
         if let Some(cursor) = cursor {
             driver = driver.resume(cursor);
@@ -96,11 +102,9 @@ impl End<'_> {
         let ended = match self.disk {
             Disk::Source(disk) => driver.run_source(disk, reader, writer),
             Disk::DrySource(disk) => driver.dry_run_source(disk, reader, writer),
-            Disk::Target(target) => {
-                driver
-                    .conclude(|| Ok(target.conclude()?))
-                    .run_target(target.disk, reader, writer)
-            }
+            Disk::Target(target) => driver
+                .conclude(|| Ok(target.conclude(&mut display.borrow_mut())?))
+                .run_target(target.disk, reader, writer),
             Disk::DryTarget(disk) => driver.dry_run_target(disk, reader, writer),
         };
         Ok(ended?)
@@ -118,6 +122,9 @@ impl End<'_> {
         });
         if self.is_afresh {
             driver = driver.afresh();
+        }
+        if let Some(reread) = self.reread {
+            driver = driver.reread(reread);
         }
         let Some(cache) = self.cache else {
             return Ok(driver);

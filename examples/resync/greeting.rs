@@ -24,6 +24,7 @@ pub(super) fn ask_size(
         epoch: Epoch::ZERO,
         afresh: false,
         dry: false,
+        reread: None,
     };
     say(asked, writer)?;
     let (told, _) = greet(reader)?;

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use afterimage_block::{BlockRead, Length};
-use afterimage_resync::{BlockSize, Error, LimitedSource, LocalResync, Progress, Session, Summary};
+use afterimage_block::{BlockRead, Length, Offset, SessionId};
+use afterimage_resync::{
+    BlockSize, Error, Grid, LimitedSource, LocalResync, Progress, Reread, Scope, Session, Summary,
+};
 use anyhow::{Result, bail, ensure};
 
 use super::cache::Proof;
@@ -40,6 +42,8 @@ pub struct Local {
     pub dry_run: bool,
     /// Read both disks once more.
     pub verify: bool,
+    /// How much of both is read once more, if not all.
+    pub reread: Option<Reread>,
     /// Make or extend the target.
     pub create: bool,
     /// Where to keep what differs, to write it at the end or not at all.
@@ -74,7 +78,8 @@ impl Local {
             .transpose()?;
         if self.dry_run {
             let target = self.target.open_to_read()?;
-            let found = self.compare(source, &*target, Phase::Comparing, display)?;
+            let scope = Scope::whole(source.size(), self.block_size);
+            let found = compare(source, &*target, scope, Phase::Comparing, display)?;
             let report = Report::of_local(found, begun);
             let dry_run = true;
             return Ok(Report { dry_run, ..report });
@@ -87,10 +92,11 @@ impl Local {
             limit: limit.limit(),
             stop: &self.stop,
         };
-        let (saved, found) =
+        let ((resumed_at, saved), found) =
             target.change(|target| self.change(source, of_source, target, display))?;
-        if self.verify {
-            self.verify(source, display)?;
+        let reread = self.reread.or(self.verify.then_some(Reread::Full));
+        if let Some(reread) = reread {
+            self.read_again(reread, source, display)?;
         }
         if let Some(state) = &self.state {
             state.clear()?;
@@ -99,24 +105,27 @@ impl Local {
         let report = Report::of_local(found, begun);
         let verified = self.verify;
         Ok(Report {
+            resumed_at,
             saved,
             verified,
+            reread: self.reread.is_some(),
             ..report
         })
     }
 
-    /// Makes the target equal; what an earlier run saved, and what was found.
+    /// Makes the target equal; where an earlier run was and what that saved, and what was found.
     fn change(
         &self,
         source: &dyn BlockRead,
         of_source: Fingerprint,
         target: &Changing<'_>,
         display: &mut Display,
-    ) -> Result<(Length, Progress)> {
+    ) -> Result<((Option<Offset>, Length), Progress)> {
         let of_target = Fingerprint::of_target(&self.target, target.staged())?;
         let disks = (of_source, of_target);
         let mut session = self.session(source.size(), &disks)?;
         let saved = session.summary().compared;
+        let resumed_at = (!saved.is_zero()).then_some(session.cursor());
         while !session.is_complete() {
             if self.stop.is_asked() {
                 bail!(Error::Stopped);
@@ -126,24 +135,26 @@ impl Local {
             target.note(sent.saturating_add(zeroed));
             stepped?;
         }
-        target.conclude()?;
-        Ok((saved, session.progress()))
+        target.conclude(display)?;
+        Ok(((resumed_at, saved), session.progress()))
     }
 
-    /// Refuses disks that are not equal, reading both once more.
-    fn verify(&self, source: &dyn BlockRead, display: &mut Display) -> Result<()> {
+    /// Refuses disks that are not equal, reading so much of both once more.
+    fn read_again(
+        &self,
+        reread: Reread,
+        source: &dyn BlockRead,
+        display: &mut Display,
+    ) -> Result<()> {
         let target = self.target.open_to_read()?;
-        let compared = self.compare(source, &*target, Phase::Verifying, display)?;
-        let Summary {
-            equal,
-            sent,
-            zeroed,
-            ..
-        } = compared.summary;
+        let grid = Grid::new(source.size(), self.block_size);
+        let scope = reread.scope(grid, SessionId::random());
+        let compared = compare(source, &*target, scope, Phase::Verifying, display)?;
+        let Summary { sent, zeroed, .. } = compared.summary;
+        let differing = sent.saturating_add(zeroed);
         ensure!(
-            equal == source.size(),
-            "the disks differ in {} after the resync: one was written meanwhile, or fails",
-            sent.saturating_add(zeroed)
+            differing.is_zero(),
+            "the disks differ in {differing} after the resync: one was written meanwhile, or fails"
         );
         Ok(())
     }
@@ -223,23 +234,23 @@ impl Local {
         eprintln!("what is kept is of other disks or of before a change: beginning anew");
         Ok(new)
     }
+}
 
-    /// Compares all, whatever was found before.
-    fn compare(
-        &self,
-        source: &dyn BlockRead,
-        target: &dyn BlockRead,
-        phase: Phase,
-        display: &mut Display,
-    ) -> Result<Progress> {
-        let mut session = Session::whole(source.size(), self.block_size);
-        let resync = LocalResync::dry_run(source, target)?.threads(threads());
-        resync.run(&mut session, |progress| {
-            display.local(phase, progress);
-            ControlFlow::Continue(())
-        })?;
-        Ok(session.progress())
-    }
+/// Compares all of `scope`, whatever was found before.
+fn compare(
+    source: &dyn BlockRead,
+    target: &dyn BlockRead,
+    scope: Scope,
+    phase: Phase,
+    display: &mut Display,
+) -> Result<Progress> {
+    let mut session = Session::new(scope);
+    let resync = LocalResync::dry_run(source, target)?.threads(threads());
+    resync.run(&mut session, |progress| {
+        display.local(phase, progress);
+        ControlFlow::Continue(())
+    })?;
+    Ok(session.progress())
 }
 
 fn threads() -> NonZeroUsize {

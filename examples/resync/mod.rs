@@ -21,7 +21,7 @@ mod state;
 mod stop;
 mod target;
 
-pub use arguments::{Arguments, Digest};
+pub use arguments::{Again, Arguments, Digest};
 pub use cache::Cache;
 pub use disk::Place;
 pub use limit::{Followed, Speeds};

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use afterimage_block::Offset;
 use afterimage_resync::protocol::Role;
-use afterimage_resync::remote::RemoteProgress;
-use afterimage_resync::{Algorithm, BlockSize, Limit, LimitedSource};
+use afterimage_resync::remote::{Cursor, RemoteProgress};
+use afterimage_resync::{Algorithm, BlockSize, Limit, LimitedSource, Reread};
 use anyhow::{Result, ensure};
 
 use super::end::{Disk, End};
@@ -45,6 +46,8 @@ pub struct Remote {
     pub dry_run: bool,
     /// Have both ends hash all of their disks, whatever they know, and once more at the end.
     pub verify: bool,
+    /// How much of the target is read again before it is taken for equal.
+    pub reread: Option<Reread>,
 }
 
 impl Remote {
@@ -55,7 +58,7 @@ impl Remote {
             let progress = self.compare(display)?;
             return Ok(Report::of_remote(progress, begun));
         }
-        let (progress, is_resumed) = self.make_equal(display)?;
+        let (progress, resumed_at) = self.make_equal(display)?;
         if self.verify {
             let found = self.compare(display)?;
             let differing = found.sent.saturating_add(found.zeroed);
@@ -69,12 +72,13 @@ impl Remote {
         }
         Ok(Report {
             verified: self.verify,
-            ..Report::of_remote(progress, begun).resumed(is_resumed)
+            reread: self.reread.is_some(),
+            ..Report::of_remote(progress, begun).resumed(resumed_at)
         })
     }
 
-    /// How making the target equal went, and whether it was gone on with.
-    fn make_equal(&self, display: &mut Display) -> Result<(RemoteProgress, bool)> {
+    /// How making the target equal went, and where it was gone on with, if it was.
+    fn make_equal(&self, display: &mut Display) -> Result<(RemoteProgress, Option<Offset>)> {
         let (limit, read_limit) = (self.limit.follow(), self.read_limit.follow());
         let limit = limit.limit();
         if self.role == Role::Source {
@@ -109,14 +113,13 @@ impl Remote {
         end: &End<'_>,
         streams: (impl Read + Send + 'static, impl Write + Send + 'static),
         display: &mut Display,
-    ) -> Result<(RemoteProgress, bool)> {
+    ) -> Result<(RemoteProgress, Option<Offset>)> {
         let new = end.terms(self.block_size, self.algorithm);
         let kept = end.kept_like(new)?;
-        let is_resumed = kept.is_some();
+        let resumed_at = kept.as_ref().map(Cursor::resumes_at);
         let terms = kept.as_ref().map_or(new, |cursor| *cursor.terms());
-        let observe = |progress: RemoteProgress| display.remote(progress);
-        let progress = end.run(terms, kept, observe, streams)?;
-        Ok((progress, is_resumed))
+        let progress = end.run(terms, kept, display, streams)?;
+        Ok((progress, resumed_at))
     }
 
     /// Finds out what differs, and changes nothing.
@@ -129,8 +132,7 @@ impl Remote {
             Role::Target => Disk::DryTarget(&disk),
         });
         let terms = end.terms(self.block_size, self.algorithm);
-        let observe = |progress: RemoteProgress| display.remote(progress);
-        let run = |streams| end.run(terms, None, observe, streams);
+        let run = |streams| end.run(terms, None, display, streams);
         self.peer.converse(&limit.limit(), run)
     }
 
@@ -141,6 +143,7 @@ impl Remote {
             state: self.state.as_ref(),
             cache: self.cache.as_ref(),
             is_afresh: self.verify,
+            reread: self.reread,
         }
     }
 }

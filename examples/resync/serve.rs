@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use afterimage_resync::protocol::{Hello, Role};
-use afterimage_resync::remote::Terms;
+use afterimage_resync::remote::{self, Terms};
 use afterimage_resync::{Grid, Limit, LimitedSource};
 use anyhow::{Context, Result, ensure};
 
@@ -18,7 +18,7 @@ use super::greeting::{answer_size, greet};
 use super::peer::SILENCE_MAX;
 use super::stop::is_stopped_there;
 use super::target::Target;
-use super::{Cache, Place, Report, Speeds, State, Stop};
+use super::{Cache, Display, Place, Report, Speeds, State, Stop};
 
 /// How long whoever connects may take to say who it is.
 const HELLO_MAX: Duration = Duration::from_secs(30);
@@ -171,6 +171,7 @@ impl Server {
             state: self.state.as_ref(),
             cache: self.cache.as_ref(),
             is_afresh: false,
+            reread: None,
         };
         let terms = Terms {
             session: hello.session,
@@ -179,8 +180,9 @@ impl Server {
             algorithm: hello.algorithm,
         };
         let kept = end.kept()?.filter(|cursor| *cursor.terms() == terms);
-        let (begun, is_resumed) = (Instant::now(), kept.is_some());
-        let ended = end.run(terms, kept, |_| (), streams);
+        let resumed_at = kept.as_ref().map(remote::Cursor::resumes_at);
+        let begun = Instant::now();
+        let ended = end.run(terms, kept, &mut Display::silent(), streams);
         if let (Err(error), Some(state)) = (&ended, &self.state)
             && is_stopped_there(error)
             && end.kept()?.is_some_and(|cursor| *cursor.terms() == terms)
@@ -192,7 +194,7 @@ impl Server {
         if let Some(state) = &self.state {
             state.clear()?;
         }
-        self.tell(&Report::of_remote(progress, begun).resumed(is_resumed))
+        self.tell(&Report::of_remote(progress, begun).resumed(resumed_at))
     }
 
     fn tell(&self, report: &Report) -> Result<()> {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::fingerprint::Fingerprint;
 use super::stop::is_stopped_there;
-use super::{Place, Stop};
+use super::{Display, Place, Stop};
 
 /// A disk that is to be changed.
 pub(super) struct Target<'t> {
@@ -189,16 +189,20 @@ impl Changing<'_> {
     }
 
     /// The disk is equal, or will be once what is staged is made: now.
-    pub(super) fn conclude(&self) -> Result<()> {
+    pub(super) fn conclude(&self, display: &mut Display) -> Result<()> {
         if let Some(staging) = &self.staging {
             if self.stop.is_asked() {
                 bail!(Error::Stopped);
             }
             let log = staging.staged.decide()?;
             self.is_touched.set(true);
-            let made = staging
-                .stage
-                .make(&log, staging.below, |_| self.stop.flow())?;
+            let pieces = log.index()?;
+            let lengths = pieces.iter().map(|piece| piece.extent.length());
+            let total = lengths.fold(Length::ZERO, Length::saturating_add);
+            let made = staging.stage.make(&log, staging.below, |made| {
+                display.placing(made, total);
+                self.stop.flow()
+            })?;
             if made == Made::TakenBack {
                 self.is_touched.set(false);
                 bail!(Error::Stopped);

@@ -148,9 +148,11 @@ pub enum Error {
     /// The disks are not equal after all was sent.
     #[error("the disks differ after the resync: a disk or a machine is at fault, begin anew")]
     RootsDiffer,
-    /// The target does not hold what it held when it was hashed, as was found when that was done again;
-    /// blocks that are hashed once only are not looked at.
-    #[error("{extent} of the target changed during the resync: stop what writes to it, begin anew")]
+    /// The target does not hold what it held when it was hashed or written, as was found when that was
+    /// hashed again; blocks that are hashed once only are not looked at.
+    #[error(
+        "{extent} of the target changed during the resync: stop what writes to it, or replace it, and begin anew"
+    )]
     TargetChanged {
         /// Where.
         extent: Extent,

@@ -64,8 +64,12 @@
 //! ([`tree`]) in messages that are specified byte by byte ([`protocol`], `PROTOCOL.md`). Equal disks
 //! agree after one question, and a difference costs the nodes beside its path.
 //!
-//! *A limit is a shared value.* What is sent, read or written goes no faster than a [`Limit`], which
-//! whoever has a clock changes at any time.
+//! *A limit is a shared value,* and so is the will to go on. What is sent, read or written goes no faster
+//! than a [`Limit`], which whoever has a clock changes at any time; a [`Control`] pauses, resumes and
+//! cancels.
+//!
+//! *What is equal can be read once more.* Both ends agree by their roots at the end; a medium that does
+//! not hold what it took is found by reading a sample of it again, or all ([`Reread`]).
 //!
 //! | Feature | |
 //! | --- | --- |
@@ -77,6 +81,7 @@ mod algorithm;
 mod async_stream;
 mod buffer;
 mod comparer;
+mod control;
 mod digests;
 mod driver;
 mod error;
@@ -84,8 +89,10 @@ mod grid;
 mod limit;
 mod line;
 mod local;
+mod pace;
 pub mod protocol;
 pub mod remote;
+mod reread;
 mod scope;
 mod session;
 mod signature;
@@ -99,12 +106,15 @@ pub use algorithm::Algorithm;
 #[cfg(feature = "tokio")]
 pub use async_stream::{StreamReader, StreamWriter, over_stream};
 pub use comparer::{Comparer, SignaturePage};
+pub use control::Control;
 pub use digests::{Digests, DigestsError};
 pub use driver::Driver;
 pub use error::{Error, Result, Side};
 pub use grid::{BlockIndex, BlockSize, Grid, InvalidBlockSize};
 pub use limit::{Limit, LimitedDisk, LimitedSource, LimitedStream};
 pub use local::LocalResync;
+pub use pace::{Pace, Pacer};
+pub use reread::Reread;
 pub use scope::Scope;
 pub use session::{Progress, Session, Summary};
 pub use signature::{Signature, sign};

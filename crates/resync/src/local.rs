@@ -10,7 +10,7 @@ use crate::buffer::Buffer;
 use crate::line::{self, Flow};
 use crate::spans::{Spans, data_at, read_blocks};
 use crate::verdict::{Verdict, Verdicts, bytes_of};
-use crate::{Error, Grid, Progress, Result, Session, Side, is_zero};
+use crate::{Control, Error, Grid, Progress, Result, Session, Side, is_zero};
 
 /// Makes a target disk equal to a source disk of the same machine by comparing bytes: no digest is
 /// as fast.
@@ -19,13 +19,14 @@ use crate::{Error, Grid, Progress, Result, Session, Side, is_zero};
 /// does not read as zeros, the target is given a hole if it can have one. Each thread holds 256 KiB
 /// of both disks at a time, or one block if that is larger; after a stop no more than four times
 /// that a thread is compared again.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct LocalResync<'d> {
     source: &'d dyn BlockRead,
     target: &'d dyn BlockRead,
     /// The target once more, unless it is only compared.
     writer: Option<&'d dyn BlockWrite>,
     threads: NonZeroUsize,
+    control: Control,
 }
 
 impl<'d> LocalResync<'d> {
@@ -56,6 +57,7 @@ impl<'d> LocalResync<'d> {
             target,
             writer: None,
             threads: NonZeroUsize::MIN,
+            control: Control::default(),
         })
     }
 
@@ -65,8 +67,14 @@ impl<'d> LocalResync<'d> {
         self
     }
 
-    /// Goes on with `session` until nothing in its scope is in doubt, or until `observe`, told of
-    /// each step, breaks; the session is then not complete.
+    /// Is paused, resumed and cancelled by `control`.
+    pub fn controlled_by(mut self, control: &Control) -> Self {
+        self.control = control.clone();
+        self
+    }
+
+    /// Goes on with `session` until nothing in its scope is in doubt, until `observe`, told of each step,
+    /// breaks, or until it is cancelled; the session is then not complete.
     ///
     /// The target is flushed before this returns, with or without an error. Only then is what lies
     /// before the session's cursor durable, and the session worth storing.
@@ -92,12 +100,15 @@ impl<'d> LocalResync<'d> {
             )),
             session,
             observe,
+            control: &self.control,
             failed: None,
         };
         line::run(
             &mut flow,
             self.threads,
             |buffers: &mut Buffers, job: Result<Piece>| {
+                // What is cancelled ends when this piece is finished.
+                self.control.wait();
                 job.map(|piece| piece.settle(self, grid, buffers))
             },
         );
@@ -232,6 +243,7 @@ struct Pairing<'a, O> {
     /// The source's and the target's; gone after one failed.
     spans: Option<(Spans<'a>, Spans<'a>)>,
     observe: O,
+    control: &'a Control,
     failed: Option<Error>,
 }
 
@@ -280,6 +292,10 @@ impl<O: FnMut(Progress) -> ControlFlow<()> + Send> Flow for Pairing<'_, O> {
             self.failed = error;
             return ControlFlow::Break(());
         }
-        (self.observe)(self.session.progress())
+        let flow = (self.observe)(self.session.progress());
+        if self.control.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        flow
     }
 }

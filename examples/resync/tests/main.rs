@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use afterimage_block::Length;
 use afterimage_resync::protocol::Role;
-use afterimage_resync::{Algorithm, BlockSize};
+use afterimage_resync::{Algorithm, BlockSize, Reread};
 use clap::{CommandFactory, Parser};
 use examples::resync::{
     Arguments, Cache, Display, Local, Peer, Place, Remote, Report, Server, Speeds, State, Stop,
@@ -76,6 +76,7 @@ impl Disks {
             cache: None,
             dry_run: false,
             verify: false,
+            reread: None,
             create: false,
             stage: None,
             stop: Stop::default(),
@@ -96,6 +97,7 @@ impl Disks {
             create: false,
             dry_run: false,
             verify: false,
+            reread: None,
             stage: None,
             stop: Stop::default(),
         }
@@ -271,6 +273,27 @@ fn the_other_end_of_a_connection_becomes_equal_and_both_prove_it() {
     let report = push_to(&disks.server(), push, 2, usize::MAX).unwrap();
     assert!(disks.are_equal() && report.verified);
     assert!(report.sent > Length::ZERO && report.digests > 0);
+}
+
+#[test]
+fn what_became_equal_is_read_again_in_part_or_whole() {
+    for reread in [Reread::Sample, Reread::Full].map(Some) {
+        let disks = Disks::new(every(50));
+        let push = |address| Remote {
+            reread,
+            ..disks.push(address)
+        };
+        let report = push_to(&disks.server(), push, 1, usize::MAX).unwrap();
+        assert!(disks.are_equal() && report.reread && !report.verified);
+        assert!(report.to_string().ends_with("; read again"), "{report}");
+        let disks = Disks::new(every(50));
+        let local = Local {
+            reread,
+            ..disks.local()
+        };
+        let report = run_local(&local).unwrap();
+        assert!(disks.are_equal() && report.reread && !report.verified);
+    }
 }
 
 #[test]
@@ -607,6 +630,8 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
         "resync --serve stdio b --state f --create",
         "resync --serve stdio a --read-only --cache f",
         "resync cmd:x b --verify --direct",
+        "resync a b --reread sample",
+        "resync a cmd:x --verify --reread full",
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }
@@ -619,6 +644,8 @@ fn the_command_line_is_told_when_it_makes_no_sense() {
         "resync a b --limit 0",
         "resync a b --block-size 5000",
         "resync a b --dry-run --verify",
+        "resync a b --reread some",
+        "resync --serve stdio b --reread full",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

@@ -87,6 +87,8 @@ fn a_staged_resync_that_is_stopped_has_changed_nothing() {
     let report = run_local(&local).unwrap();
     assert!(disks.are_equal() && is_empty(&disks.path("stage")));
     assert!(report.saved > Length::ZERO);
+    let resumed = format!("; resumed at {}, saved {0}", report.saved);
+    assert!(report.to_string().ends_with(&resumed), "{report}");
     // Of both runs, and what was staged behind the first one's state is found to be equal.
     assert!(report.sent <= differing, "{report}");
 }

@@ -24,7 +24,7 @@ use afterimage_block::{BlockRead, BlockWrite, Extent};
 
 use crate::protocol::{Message, Role};
 use crate::remote::{Cursor, Outcome, RemoteProgress, Source, Target, Terms, Work};
-use crate::{Digests, Error, Result};
+use crate::{Control, Digests, Error, Reread, Result};
 
 use wire::Wire;
 use worker::Disk;
@@ -52,6 +52,7 @@ enum Event {
     Unsendable(Error),
     /// A worker panicked.
     Panicked,
+    Cancelled,
 }
 
 type SaveError = Box<dyn std::error::Error + Send + Sync>;
@@ -94,6 +95,8 @@ pub struct Driver<'a> {
     cursor: Option<Cursor>,
     known: Option<Digests>,
     is_afresh: bool,
+    reread: Option<Reread>,
+    control: Control,
     save: Box<Save<'a>>,
     conclude: Box<Conclude<'a>>,
     keep: Option<Box<Keep<'a>>>,
@@ -109,6 +112,8 @@ impl<'a> Driver<'a> {
             cursor: None,
             known: None,
             is_afresh: false,
+            reread: None,
+            control: Control::default(),
             save: Box::new(|_| Ok(())),
             conclude: Box::new(|| Ok(())),
             keep: None,
@@ -160,6 +165,21 @@ impl<'a> Driver<'a> {
     /// Has both ends hash all of their disks, whatever they know from before.
     pub fn afresh(mut self) -> Self {
         self.is_afresh = true;
+        self
+    }
+
+    /// Is paused, resumed and cancelled by `control`: this end does nothing to its disk while it is paused,
+    /// and the other one waits. Cancelled, it ends with [`Error::Stopped`] at once but for what it is
+    /// doing, also while it waits for the other end, and tells that.
+    pub fn controlled_by(mut self, control: &Control) -> Self {
+        self.control = control.clone();
+        self
+    }
+
+    /// Has the target read so much of its disk once more before it agrees to be equal, whichever end asks
+    /// for it.
+    pub const fn reread(mut self, reread: Reread) -> Self {
+        self.reread = Some(reread);
         self
     }
 
@@ -256,14 +276,22 @@ impl<'a> Driver<'a> {
         } else {
             machine
         };
+        if let Some(reread) = self.reread {
+            machine = machine.rereading(reread);
+        }
         let (sender, events) = sync_channel(EVENTS);
+        let cancelled = sender.clone();
+        // Where there is no room for it, there are events, after each of which it is looked for.
+        let tell = move || drop(cancelled.try_send(Event::Cancelled));
+        let member = self.control.join(tell);
         let mut wire = Wire::open(reader, writer, self.terms.grid.block_size(), &sender)?;
         let ended = thread::scope(|scope| {
+            let _leave = member.leave_at_last();
             let (jobs, queue) = channel();
             let queue = Arc::new(Mutex::new(queue));
             for _ in 0..self.threads.get() {
-                let (queue, sender) = (queue.clone(), sender.clone());
-                scope.spawn(move || worker::serve(disk, &queue, &sender));
+                let (queue, sender, member) = (queue.clone(), sender.clone(), &member);
+                scope.spawn(move || worker::serve(disk, &queue, &sender, member));
             }
             drop(sender);
             self.steer(&mut machine, &mut wire, events, jobs)
@@ -319,6 +347,9 @@ impl<'a> Driver<'a> {
             if machine.is_finished() && is_drained {
                 return Ok(());
             }
+            if self.control.is_cancelled() && !machine.is_finished() {
+                return Err(Error::Stopped);
+            }
             match events.recv() {
                 Ok(Event::Message(message)) => machine.handle_message(message)?,
                 Ok(Event::Outcome(outcome)) => machine.handle_outcome(outcome?)?,
@@ -326,7 +357,10 @@ impl<'a> Driver<'a> {
                 Ok(Event::Sent(bytes)) => wire.sent(bytes),
                 Ok(Event::Lost(error)) => return Err(error),
                 Ok(Event::Unsendable(error)) => return Err(last_word(&events, error)),
-                Ok(Event::Panicked) | Err(mpsc::RecvError) => return Err(Error::Stopped),
+                Ok(Event::Cancelled) => {}
+                Ok(Event::Panicked) | Err(mpsc::RecvError) => {
+                    return Err(Error::Stopped);
+                }
             }
         }
     }
@@ -352,6 +386,7 @@ trait Machine: Sized {
     /// Whether something is to be done once the disks are found equal.
     fn is_to_conclude(&self) -> bool;
     fn afresh(self) -> Self;
+    fn rereading(self, reread: Reread) -> Self;
     fn digests(&self) -> Option<Digests>;
     fn poll_work(&mut self) -> Option<Work>;
     fn poll_transmit(&mut self) -> Option<Message>;
@@ -370,6 +405,9 @@ macro_rules! machine {
             }
             fn afresh(self) -> Self {
                 self.afresh()
+            }
+            fn rereading(self, reread: Reread) -> Self {
+                self.rereading(reread)
             }
             fn digests(&self) -> Option<Digests> {
                 self.digests().into()

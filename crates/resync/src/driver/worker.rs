@@ -13,6 +13,7 @@ use sha2::Sha256;
 
 use super::Event;
 use crate::buffer::Buffer;
+use crate::control::Member;
 use crate::remote::{Outcome, Terms, Work};
 use crate::spans::{Spans, data_at, read_into};
 use crate::tree::Node;
@@ -34,7 +35,12 @@ pub(super) struct Disk<'d> {
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// Does work until there is no more to come.
-pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &SyncSender<Event>) {
+pub(super) fn serve(
+    disk: &Disk<'_>,
+    queue: &Mutex<Receiver<Work>>,
+    events: &SyncSender<Event>,
+    member: &Member,
+) {
     let _tell = TellOfPanic(events);
     let mut buffer = Buffer::default();
     loop {
@@ -42,6 +48,9 @@ pub(super) fn serve(disk: &Disk<'_>, queue: &Mutex<Receiver<Work>>, events: &Syn
         let Ok(work) = next else {
             return;
         };
+        if member.wait().is_break() {
+            return;
+        }
         let looked_at = match &work {
             Work::Hash { extent, .. } | Work::Read { extent, .. } => Some(*extent),
             _ => None,

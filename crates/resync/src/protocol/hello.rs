@@ -6,7 +6,7 @@ use afterimage_block::{Epoch, Length, SessionId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Algorithm;
-use crate::{BlockSize, Grid};
+use crate::{BlockSize, Grid, Reread};
 
 /// `\x89AIRSNC\n`: the high bit and the line feed show what a transport of text does to bytes.
 const MAGIC: [u8; 8] = *b"\x89AIRSNC\n";
@@ -17,6 +17,8 @@ const LENGTH: usize = 52;
 /// In the byte of flags that may follow.
 const AFRESH: u8 = 1;
 const DRY: u8 = 2;
+const SAMPLE: u8 = 4;
+const FULL: u8 = 8;
 
 /// Which end speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +96,8 @@ pub struct Hello {
     pub afresh: bool,
     /// Whether the receiver, a source, is to send nothing and tell what it would send.
     pub dry: bool,
+    /// How much the receiver, a target, is to read once more before it agrees to be equal.
+    pub reread: Option<Reread>,
 }
 
 impl Hello {
@@ -111,6 +115,12 @@ impl Hello {
         body.put_u32_le(block_size);
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(self.afresh, AFRESH) | flag(self.dry, DRY);
+        let flags = flags
+            | match self.reread {
+                None => 0,
+                Some(Reread::Sample) => SAMPLE,
+                Some(Reread::Full) => FULL,
+            };
         if flags != 0 {
             body.put_u8(flags);
         }
@@ -151,6 +161,11 @@ impl Hello {
             epoch,
             afresh: flags & AFRESH != 0,
             dry: flags & DRY != 0,
+            reread: match flags & (SAMPLE | FULL) {
+                0 => None,
+                SAMPLE => Some(Reread::Sample),
+                _ => Some(Reread::Full),
+            },
         })
     }
 }

@@ -4,7 +4,7 @@ use afterimage_block::{Epoch, Length, SessionId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Grid;
+use crate::{Grid, Reread};
 
 const AT: Place = Place { level: 2, index: 9 };
 
@@ -18,6 +18,7 @@ fn hello() -> Hello {
         epoch: Epoch::new(7),
         afresh: false,
         dry: false,
+        reread: None,
     }
 }
 
@@ -116,7 +117,24 @@ fn hello_may_ask_to_hash_afresh_and_hold_what_nobody_knows() {
     let expected = "3500000001000000a175953089414952534e430a010001000101000030313233343536373839616263646566000000000001000007000000000000000000010002";
     assert_eq!(hex(&bytes_of(&dry)), expected);
     assert_eq!(decode(&bytes_of(&dry)).unwrap(), Some(dry));
-    let others = [&bytes[HEADER..HEADER + 52], &[0xFC]].concat();
+    for (reread, expected) in [
+        (
+            Reread::Sample,
+            "350000000100000094d0f6d989414952534e430a010001000101000030313233343536373839616263646566000000000001000007000000000000000000010004",
+        ),
+        (
+            Reread::Full,
+            "3500000001000000bf9c40d089414952534e430a010001000101000030313233343536373839616263646566000000000001000007000000000000000000010008",
+        ),
+    ] {
+        let reread = Message::Hello(Hello {
+            reread: Some(reread),
+            ..hello()
+        });
+        assert_eq!(hex(&bytes_of(&reread)), expected);
+        assert_eq!(decode(&bytes_of(&reread)).unwrap(), Some(reread));
+    }
+    let others = [&bytes[HEADER..HEADER + 52], &[0xF0]].concat();
     let plain = Some(Message::Hello(hello()));
     assert_eq!(decode(&framed(1, &others)).unwrap(), plain);
 }

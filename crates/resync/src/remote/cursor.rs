@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use afterimage_block::{Extent, Offset};
 use serde::{Deserialize, Serialize};
 
 use super::Terms;
@@ -43,6 +44,15 @@ impl Cursor {
             doubt,
             units: tree.units().to_vec(),
         }
+    }
+
+    /// The start of what is in doubt, which is where the next end goes on; the end of the disk if nothing
+    /// is.
+    pub fn resumes_at(&self) -> Offset {
+        let end = Offset::new(self.terms.grid.size().get());
+        let first = self.doubt.first();
+        let doubt = first.and_then(|run| Shape::new(self.terms.grid).extent_of(run));
+        doubt.map_or(end, Extent::start)
     }
 
     /// With what is known of the disk from before this resync.

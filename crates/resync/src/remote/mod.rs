@@ -145,6 +145,10 @@ pub struct RemoteProgress {
     pub zeroed: Length,
     /// Digests that were asked for.
     pub digests: u64,
+    /// So much of a target was read once more at the end.
+    pub reread: Length,
+    /// So much of it is to be.
+    pub to_reread: Length,
     /// Whether it only compares, and nothing is sent or made zeros.
     pub is_dry: bool,
 }

@@ -11,11 +11,11 @@ use super::front::{Compared, Front, Knowledge, Piece};
 use super::hashing::Hashing;
 use super::leaves::Leaves;
 use super::outbox::{Outbox, runs_max};
-use super::terms::{ask_afresh, violation};
+use super::terms::{ask_afresh, ask_reread, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
 use crate::protocol::{FAN_OUT, Farewell, Message, Place, Reason, Role, data_max};
 use crate::tree::{Node, Shape, Tree};
-use crate::{BlockIndex, Digests, Error, Result};
+use crate::{BlockIndex, Digests, Error, Reread, Result};
 
 /// The end whose disk is right: asks for the target's digests and sends what differs.
 ///
@@ -116,6 +116,13 @@ impl Source {
     /// Has the target hash all of its disk, whatever it knows from before.
     pub fn afresh(mut self) -> Self {
         ask_afresh(&mut self.messages);
+        self
+    }
+
+    /// Has the target read so much of its disk once more before it agrees to be equal. One of a release
+    /// that does not know of this does not.
+    pub fn rereading(mut self, reread: Reread) -> Self {
+        ask_reread(&mut self.messages, reread);
         self
     }
 

@@ -16,7 +16,7 @@ use super::terms::{ask_afresh, ask_dry, violation};
 use super::{Cursor, Outcome, RemoteProgress, Terms, Work};
 use crate::protocol::{FAN_OUT, Message, Place, Reason, Role, UNANSWERED_MAX, data_max};
 use crate::tree::{Node, Shape, Tree};
-use crate::{BlockIndex, Digests, Error, Result};
+use crate::{BlockIndex, Digests, Error, Reread, Result};
 
 /// The end whose disk is made equal: tells its digests, and writes what it is sent.
 ///
@@ -43,6 +43,10 @@ pub struct Target {
     is_flushing: bool,
     /// Whether nothing is to be written.
     is_dry: bool,
+    /// How much is to be hashed once more at the end.
+    reread: Option<Reread>,
+    /// What of that is still to be.
+    rereading: Hashing,
     messages: VecDeque<Message>,
     work: VecDeque<Work>,
     progress: RemoteProgress,
@@ -56,6 +60,8 @@ enum Phase {
     Serving,
     /// The source has sent all, and this is its root.
     Closing(Node),
+    /// The roots are the same, and the disk is read once more.
+    Rereading,
     /// The source has told what it would send.
     Told,
     Finished,
@@ -82,6 +88,8 @@ impl Target {
             horizon: 0,
             is_flushing: false,
             is_dry: false,
+            reread: None,
+            rereading: Hashing::new(&[], shape.units()),
             messages: VecDeque::from([Message::Hello(terms.hello(Role::Target))]),
             work: VecDeque::new(),
             progress: RemoteProgress {
@@ -105,6 +113,13 @@ impl Target {
     /// Has the source hash all of its disk, whatever it knows from before.
     pub fn afresh(mut self) -> Self {
         ask_afresh(&mut self.messages);
+        self
+    }
+
+    /// Reads so much of the disk once more before it agrees to be equal, or as much as the source asks for
+    /// if that is more.
+    pub fn rereading(mut self, reread: Reread) -> Self {
+        self.reread = self.reread.max(Some(reread));
         self
     }
 
@@ -170,6 +185,11 @@ impl Target {
         {
             self.hash(unit);
         }
+        if self.work.is_empty()
+            && let Some(unit) = self.rereading.next()
+        {
+            self.hash(unit);
+        }
         self.work.pop_front()
     }
 
@@ -188,6 +208,7 @@ impl Target {
                 if hello.afresh {
                     self.forget()?;
                 }
+                self.reread = self.reread.max(hello.reread);
                 self.phase = Phase::Serving;
                 self.begin()?;
             }
@@ -270,6 +291,9 @@ impl Target {
             return Ok(false);
         }
         let node = self.terms.algorithm.parent(1, &blocks);
+        if self.phase == Phase::Rereading {
+            return self.reread(unit, node);
+        }
         if self.hashing.left() == 0 {
             return self.opened(unit, node, blocks);
         }
@@ -285,13 +309,42 @@ impl Target {
         Ok(true)
     }
 
+    /// Refuses a unit that is not what it was found to be before.
+    fn check_unchanged(&self, unit: u64, node: Node) -> Result<()> {
+        if node == self.tree.unit(unit) {
+            return Ok(());
+        }
+        let blocks = self.tree.shape().blocks_of_unit(unit);
+        let extent = self.extent(blocks.start, blocks.end);
+        extent.map_or(Ok(()), |extent| Err(Error::TargetChanged { extent }))
+    }
+
+    /// Takes what was read once more at the end.
+    fn reread(&mut self, unit: u64, node: Node) -> Result<bool> {
+        if !self.rereading.done(unit) {
+            return Ok(false);
+        }
+        self.check_unchanged(unit, node)?;
+        let blocks = self.tree.shape().blocks_of_unit(unit);
+        let extent = self.extent(blocks.start, blocks.end);
+        let length = extent.map(Extent::length).unwrap_or_default();
+        self.progress.reread = self.progress.reread.saturating_add(length);
+        self.finish_when_reread();
+        Ok(true)
+    }
+
+    /// Agrees to be equal once all is read that is to be.
+    fn finish_when_reread(&mut self) {
+        if self.rereading.left() == 0 {
+            let root = self.tree.root();
+            self.messages.push_back(Message::Done { root });
+            self.phase = Phase::Finished;
+        }
+    }
+
     /// Answers with the blocks of a unit that was hashed for it.
     fn opened(&mut self, unit: u64, node: Node, blocks: Vec<Node>) -> Result<bool> {
-        if node != self.tree.unit(unit) {
-            let blocks = self.tree.shape().blocks_of_unit(unit);
-            let extent = self.extent(blocks.start, blocks.end);
-            return extent.map_or(Ok(false), |extent| Err(Error::TargetChanged { extent }));
-        }
+        self.check_unchanged(unit, node)?;
         let children = blocks.clone();
         let level = 1;
         let of = Place { level, index: unit };
@@ -529,8 +582,14 @@ impl Target {
             if root != theirs {
                 return Err(Error::RootsDiffer);
             }
-            self.messages.push_back(Message::Done { root });
-            self.phase = Phase::Finished;
+            self.phase = Phase::Rereading;
+            if let Some(reread) = self.reread {
+                let shape = self.tree.shape();
+                let units = reread.units(shape, self.terms.session);
+                self.progress.to_reread = shape.length_of(&units);
+                self.rereading = Hashing::new(&units, shape.units());
+            }
+            self.finish_when_reread();
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::algorithm::Algorithm;
 use crate::protocol::{Farewell, Hello, Message, Reason, Role, Versions};
-use crate::{Error, Grid, Result};
+use crate::{Error, Grid, Reread, Result};
 
 /// What two ends must agree on before either looks at its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,7 @@ impl Terms {
             epoch: self.epoch,
             afresh: false,
             dry: false,
+            reread: None,
         }
     }
 
@@ -98,6 +99,13 @@ pub(super) fn ask_afresh(messages: &mut VecDeque<Message>) {
 pub(super) fn ask_dry(messages: &mut VecDeque<Message>) {
     if let Some(Message::Hello(hello)) = messages.front_mut() {
         hello.dry = true;
+    }
+}
+
+/// Has a target read so much once more at the end, if it was not greeted yet.
+pub(super) fn ask_reread(messages: &mut VecDeque<Message>, reread: Reread) {
+    if let Some(Message::Hello(hello)) = messages.front_mut() {
+        hello.reread = Some(reread);
     }
 }
 

@@ -100,14 +100,23 @@ impl Shape {
 
     /// The bytes of the disk but for those of the units in `runs`, no two of which overlap.
     pub(crate) fn length_beside(self, runs: &[Range<u64>]) -> Length {
-        runs.iter().fold(self.grid.size(), |rest, run| {
-            let first = self.blocks_of_unit(run.start).start;
-            let end = self.blocks_of_unit(run.end.saturating_sub(1)).end;
-            let extent = self
-                .grid
-                .run(BlockIndex::new(first), end.saturating_sub(first));
-            rest.saturating_sub(extent.map(Extent::length).unwrap_or_default())
+        self.grid.size().saturating_sub(self.length_of(runs))
+    }
+
+    /// The bytes of the units in `runs`, no two of which overlap.
+    pub(crate) fn length_of(self, runs: &[Range<u64>]) -> Length {
+        let extents = runs.iter().filter_map(|run| self.extent_of(run));
+        extents.fold(Length::ZERO, |sum, extent| {
+            sum.saturating_add(extent.length())
         })
+    }
+
+    /// The bytes of these units; `None` if there are none.
+    pub(crate) fn extent_of(self, units: &Range<u64>) -> Option<Extent> {
+        let first = self.blocks_of_unit(units.start).start;
+        let end = self.blocks_of_unit(units.end.saturating_sub(1)).end;
+        let count = end.saturating_sub(first);
+        self.grid.run(BlockIndex::new(first), count)
     }
 
     fn span(index: u64, bits: u32, most: u64) -> Option<Range<u64>> {

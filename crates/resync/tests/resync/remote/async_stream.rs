@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use afterimage_block::{BlockRead, Length};
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
-use afterimage_resync::{BlockSize, Driver, Error, Result, over_stream};
+use afterimage_resync::{BlockSize, Control, Driver, Error, Result, over_stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::runtime::{Builder, Runtime};
 
@@ -159,6 +160,42 @@ fn an_end_that_nobody_waits_for_gives_up() {
         });
         ended.recv().unwrap();
         drop(runtime);
+    }
+}
+
+#[test]
+fn a_task_pauses_resumes_and_cancels_an_end() {
+    for (runtime, is_cancelled) in runtimes().into_iter().zip([false, true]) {
+        let (near, far, terms) = disks();
+        let control = Control::default();
+        control.pause();
+        let (here, there) = duplex(16 << 10);
+        let (disk, held) = (near.clone(), control.clone());
+        let sent = over_stream(here, move |from, to| {
+            let driver = Driver::new(terms).controlled_by(&held);
+            driver.run_source(&*disk, from, to)
+        });
+        let (sent, received, before) = runtime.block_on(async {
+            let steer = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let before = far.bytes();
+                if is_cancelled {
+                    control.cancel();
+                } else {
+                    control.resume();
+                }
+                before
+            };
+            tokio::join!(sent, target(&far, terms, &Saved::default(), there), steer)
+        });
+        assert!(before != near.bytes());
+        if is_cancelled {
+            assert!(matches!(sent, Err(Error::Stopped)), "{sent:?}");
+            assert!(matches!(received, Err(Error::Peer { .. })), "{received:?}");
+        } else {
+            assert_eq!(sent.unwrap().sent, received.unwrap().sent);
+            assert!(far.bytes() == near.bytes());
+        }
     }
 }
 

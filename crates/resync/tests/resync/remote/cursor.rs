@@ -40,7 +40,11 @@ fn a_cursor_of_another_end_or_that_contradicts_itself_is_refused() {
     assert!(with("/units", digits[1..].into()).is_err());
     assert!(with("/units", digits[64..].into()).is_err());
     assert!(with("/units", digits.replace(&digits[..1], "x").into()).is_err());
-    assert!(with("/doubt", serde_json::json!([[0, 4]])).is_ok());
+    let resumes_at = |doubt| with("/doubt", doubt).unwrap().resumes_at().get();
+    assert_eq!(resumes_at(serde_json::json!([[0, 4]])), 0);
+    assert_eq!(resumes_at(serde_json::json!([[2, 3]])), 2 * 64 * 4096);
+    assert_eq!(resumes_at(serde_json::json!([[3, 4]])), 3 * 64 * 4096);
+    assert_eq!(resumes_at(serde_json::json!([])), source.size().get());
     for doubt in [
         [[0, 5], [5, 5]],
         [[2, 1], [3, 4]],

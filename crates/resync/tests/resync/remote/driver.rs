@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use afterimage_block::{BlockRead, BlockWrite, Length, MemoryDisk, Offset, Run};
+use afterimage_block::{BlockRead, BlockWrite, Extent, Length, MemoryDisk, Offset, Run, Zeroing};
 use afterimage_resync::protocol::{Message, Reason};
 use afterimage_resync::remote::{Cursor, RemoteProgress, Terms};
-use afterimage_resync::{BlockSize, Driver, Error, Result, Side};
+use afterimage_resync::{BlockSize, Driver, Error, Reread, Result, Side};
 use proptest::prelude::*;
 
 use super::pair::{Dice, filled, terms};
@@ -355,6 +355,103 @@ fn a_dense_disk_is_not_asked_for_its_holes_at_each_unit() {
         assert!(near.is_ok() && far.is_ok());
         let maps = (source.maps(), target.maps());
         assert!(maps.0 < 10 && maps.1 < 10, "{maps:?} of 100 units");
+    }
+}
+
+/// Makes the disks equal, the target being asked by one of the ends to read so much once more.
+fn reread(source: &TestDisk, target: &TestDisk, reread: Reread, by_source: bool) -> Ended {
+    let terms = terms(source.size(), BlockSize::MIN);
+    let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+    let driver = |asks: bool| {
+        let driver = Driver::new(terms);
+        if asks { driver.reread(reread) } else { driver }
+    };
+    let far = || driver(!by_source).run_target(target, far_in, far_out);
+    run(driver(by_source), far, source, (near_in, near_out))
+}
+
+#[test]
+fn a_target_is_read_once_more_if_either_end_asks_for_it() {
+    for how in [Reread::Sample, Reread::Full] {
+        for by_source in [true, false] {
+            let (source, target) = disks();
+            let (near, far) = reread(&source, &target, how, by_source);
+            let (near, far) = (near.unwrap(), far.unwrap());
+            assert!(source.bytes() == target.bytes() && near.sent == far.sent);
+            let grid = terms(source.size(), BlockSize::MIN).grid;
+            let part = how.scope(grid, terms(source.size(), BlockSize::MIN).session);
+            assert_eq!((far.reread, far.to_reread), (part.total(), part.total()));
+        }
+    }
+}
+
+/// Takes one write for made that is not.
+struct Forgetful(TestDisk, Extent);
+
+impl BlockRead for Forgetful {
+    fn size(&self) -> Length {
+        self.0.size()
+    }
+
+    fn read_at(&self, offset: Offset, buf: &mut [u8]) -> afterimage_block::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+}
+
+impl BlockWrite for Forgetful {
+    fn write_at(&self, offset: Offset, data: &[u8]) -> afterimage_block::Result<()> {
+        let extent = Extent::new(offset, Length::of(data)).unwrap();
+        if extent.intersection(self.1).is_some() {
+            return Ok(());
+        }
+        self.0.write_at(offset, data)
+    }
+
+    fn write_zeroes(&self, extent: Extent, zeroing: Zeroing) -> afterimage_block::Result<()> {
+        self.0.write_zeroes(extent, zeroing)
+    }
+
+    fn discard(&self, extent: Extent) -> afterimage_block::Result<()> {
+        self.0.discard(extent)
+    }
+
+    fn flush(&self) -> afterimage_block::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[test]
+fn a_write_that_is_lost_is_found_by_reading_once_more_and_by_nothing_else() {
+    let terms = terms(disks().0.size(), BlockSize::MIN);
+    let sample = Reread::Sample.scope(terms.grid, terms.session);
+    let sampled = sample.next_from(Offset::ZERO).unwrap();
+    // The first block from there on that differs.
+    let lost = |from: Offset| extent(from.get().next_multiple_of(3 * 4096), 4096);
+    let beside = lost(sampled.end());
+    assert!(sample.next_from(beside.start()).unwrap().start() > beside.start());
+    for (lost, how, is_found) in [
+        (lost(sampled.start()), None, false),
+        (lost(sampled.start()), Some(Reread::Sample), true),
+        (beside, Some(Reread::Sample), false),
+        (beside, Some(Reread::Full), true),
+    ] {
+        let (source, target) = disks();
+        let target = Forgetful(target, lost);
+        let ((far_in, near_out), (near_in, far_out)) = (pipe().unwrap(), pipe().unwrap());
+        let near = Driver::new(terms);
+        let near = how.into_iter().fold(near, Driver::reread);
+        let far = || Driver::new(terms).run_target(&target, far_in, far_out);
+        let (near, far) = run(near, far, &source, (near_in, near_out));
+        assert_eq!(
+            (near.is_err(), far.is_err()),
+            (is_found, is_found),
+            "{how:?}"
+        );
+        let told = match far {
+            Err(Error::TargetChanged { extent }) => extent.intersection(lost) == Some(lost),
+            ended => ended.is_ok(),
+        };
+        assert!(told && source.bytes() != target.0.bytes());
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn hello(role: Role, terms: &Terms) -> Hello {
         epoch: terms.epoch,
         afresh: false,
         dry: false,
+        reread: None,
     }
 }
 

@@ -7,4 +7,4 @@ mod cursor;
 mod driver;
 mod hostile;
 mod laws;
-mod pair;
+pub(crate) mod pair;
