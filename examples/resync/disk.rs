@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use afterimage_block::{Access, BlockRead, BlockWrite, Length, RawDisk};
 use afterimage_nbd::Client;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Where a disk is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,9 @@ impl Place {
     pub fn open_target(&self, size: Length, create: bool) -> Result<Box<dyn BlockWrite>> {
         if create {
             self.make(size)?;
+        } else if let Some(path) = self.path() {
+            let is_there = path.try_exists()?;
+            ensure!(is_there, "{self} is not there: --create makes it");
         }
         Ok(match self {
             Self::Path(path) => Box::new(RawDisk::open(path, Access::ReadWrite)?),

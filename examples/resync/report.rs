@@ -112,7 +112,8 @@ impl std::fmt::Display for Report {
             self.total, self.seconds, self.equal, self.sent, self.zeroed
         )?;
         if self.digests > 0 {
-            write!(f, ", {} digests exchanged", self.digests)?;
+            let plural = if self.digests == 1 { "" } else { "s" };
+            write!(f, ", {} digest{plural} exchanged", self.digests)?;
         }
         if !self.skipped.is_zero() {
             write!(f, "; {} skipped by the cache", self.skipped)?;
