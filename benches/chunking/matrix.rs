@@ -14,6 +14,8 @@ use crate::{Images, SIZE, block, thread_counts, timed};
 
 const BLOCKS: [u32; 4] = [4, 64, 1024, 4096];
 const ROUNDS: usize = 5;
+/// What a thread takes at once.
+const PART: Length = Length::mib(16);
 
 /// What is signed.
 struct Disks {
@@ -27,7 +29,7 @@ struct Disks {
 pub(crate) fn run(images: &Images) {
     let zeros = images.image("zeros", 0);
     for at in (0..SIZE).step_by(1 << 20) {
-        let written = zeros.write_at(Offset::new(at as u64), &[0; 1 << 20]);
+        let written = zeros.write_at(Offset::new(at as u64), &vec![0; 1 << 20]);
         written.expect("room for zeros");
     }
     let disks = Disks {
@@ -94,15 +96,15 @@ fn bare<D: Digest>(content: &[u8], kib: u32, threads: NonZeroUsize) {
     });
 }
 
-/// Each thread a part of its own.
+/// The threads take parts in turn, so that each has its share of the data.
 fn sign<D: Digest>(disk: &RawDisk, kib: u32, threads: NonZeroUsize) {
-    let part = Length::new((SIZE / threads.get()) as u64);
     let whole = Extent::whole(disk.size()).expect("a disk that is not empty");
     thread::scope(|scope| {
-        for part in whole.pieces(part) {
+        for number in 0..threads.get() {
             scope.spawn(move || {
-                let blocks = Scope::new(disk.size(), block(kib), &ExtentSet::from(part));
-                let blocks = blocks.expect("a part of the disk");
+                let parts = whole.pieces(PART).skip(number).step_by(threads.get());
+                let blocks = Scope::new(disk.size(), block(kib), &parts.collect::<ExtentSet>());
+                let blocks = blocks.expect("parts of the disk");
                 let signer = Signer::<D>::new(disk, blocks, Offset::ZERO).expect("the disk's size");
                 signer.for_each(|signed| drop(black_box(signed.expect("a readable image"))));
             });
