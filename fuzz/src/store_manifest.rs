@@ -82,7 +82,7 @@ async fn check_manifest(fixture: &Fixture, json: &[u8], setting: &Setting) {
     let replica = store.replica();
     let Ok(manifest) = replica.existing().await else {
         assert!(replica.open_point(Sequence::new(1)).await.is_err());
-        assert!(replica.claim(claim(None), |_| Ok(())).await.is_err());
+        assert!(replica.claim(claim(None), |kept| Ok(kept.clone())).await.is_err());
         assert!(fence(&replica).await.is_err());
         assert!(
             store.manifest().await == sealed,
@@ -95,7 +95,7 @@ async fn check_manifest(fixture: &Fixture, json: &[u8], setting: &Setting) {
     let other = MachineId::from_bytes([9; 16]);
     assert!(
         replica
-            .claim(claim(Some((&manifest, other))), |_| Ok(()))
+            .claim(claim(Some((&manifest, other))), |kept| Ok(kept.clone()))
             .await
             .is_err()
     );
@@ -104,7 +104,7 @@ async fn check_manifest(fixture: &Fixture, json: &[u8], setting: &Setting) {
         "a refusal changes nothing"
     );
     let ours = claim(Some((&manifest, manifest.machine)));
-    if let Ok(writer) = replica.claim(ours, |_| Ok(())).await {
+    if let Ok(writer) = replica.claim(ours, |kept| Ok(kept.clone())).await {
         assert!(writer.epoch() > manifest.fence.epoch);
         written(fixture, &writer, setting, &images).await;
         if setting.fences {

@@ -41,6 +41,16 @@ pub enum Error {
     /// The replica's role does not admit the request.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    /// The machine was stopped and its replica prepared for a planned failover, and it cannot be taken back.
+    /// What was written from now on would be lost by that failover, so that the disks are not served.
+    #[error(
+        "the replica is prepared for a planned failover, which cannot be taken back: {cause}; start the \
+         machine when the replica can be reached, or fail over to the replica"
+    )]
+    StillPrepared {
+        /// Why the replica was not claimed.
+        cause: String,
+    },
     /// Disks that are to follow the replica hold what it may not have.
     #[error("{0}; to destroy that and follow the replica give the token `{token}`", token = .0.token())]
     Diverges(Box<Divergence>),

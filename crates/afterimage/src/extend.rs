@@ -95,18 +95,18 @@ impl Extension {
             disks: manifest.disks,
         };
         let admits = |state: &serde_json::Value| {
-            let admitted = admits_extension(&Kept::parse(state)?, state.is_null());
-            admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))
+            let mut kept = Kept::parse(state)?;
+            let admitted = admits_extension(&kept, state.is_null());
+            admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))?;
+            kept.extended.get_or_insert_default();
+            Ok(kept.encode())
         };
-        let extension = Self {
+        Ok(Self {
             writer: far.claim(claim, admits).await?,
             near,
             policy,
             scratch: scratch.into(),
-        };
-        let extended = extension.far().await?.1;
-        extension.record(extended).await?;
-        Ok(extension)
+        })
     }
 
     /// Brings the nearer replica's newest recovery point to the further one; `None` if it is there.

@@ -291,7 +291,7 @@ impl Follower {
         }
         let losing = self.end(manifest, point)?;
         if Kept::parse(&manifest.state)?.notes.has(losing) {
-            notes::forget(&self.replica, losing).await?;
+            notes::change(&self.replica, |notes| notes.forget(losing)).await?;
         }
         Ok(pulled(point, moved))
     }

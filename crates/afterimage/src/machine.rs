@@ -9,6 +9,7 @@ use afterimage_block::{Access, BlockRead, BlockWrite, DiskId, Length, RawDisk, T
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
 use afterimage_replication::{Action, Event, Machine, NotAllowed, Policy, Request, State};
 use afterimage_store::{Key, MachineName, ReplicaDisk, Store};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -128,7 +129,8 @@ impl Protection {
     /// [`Error::Disks`], [`Error::Disk`], [`Error::SizeChanged`], [`Error::StateInUse`],
     /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`], and [`Error::Store`] if no store can have
     /// the replica's URL. That the replica cannot be reached is no error here: the disks are served,
-    /// and it is tried again. [`Error::NotAllowed`] where the disks are not the primary's; of those of a
+    /// and it is tried again; but [`Error::StillPrepared`] where the machine was stopped for a planned
+    /// failover, since its replica must know of it before anything is written. [`Error::NotAllowed`] where the disks are not the primary's; of those of a
     /// failover also [`Error::Store`], unless they are reversed already.
     pub async fn start(self) -> Result<(ProtectedMachine, broadcast::Receiver<Notice>)> {
         self.policy.validate()?;
@@ -148,26 +150,26 @@ impl Protection {
             machine,
             actions,
         } = started;
-        let server = match listen {
-            Some(address) => Some(serve(&shared, &address)?),
-            None => None,
-        };
-        let exports = server
-            .as_ref()
-            .map(|server| uris(server, &shared))
-            .unwrap_or_default();
-        shared.tell(Notice::Ready {
-            exports: exports.clone(),
-        });
+        let must_claim_first = machine.must_claim_first();
         let (commands, received) = mpsc::channel(16);
         let driver = Driver::new(machine, Arc::clone(&shared));
-        let running = ProtectedMachine {
+        let notices = shared.notices.subscribe();
+        let mut running = ProtectedMachine {
             driver: tokio::spawn(driver.run(actions, received)),
             shared,
-            server,
-            exports,
+            server: None,
+            exports: Vec::new(),
             commands,
         };
+        if must_claim_first && let Err(cause) = claimed(notices).await {
+            running.stop().await?;
+            return Err(Error::StillPrepared { cause });
+        }
+        if let Some(address) = listen {
+            running.serve(&address)?;
+        }
+        let exports = running.exports.clone();
+        running.shared.tell(Notice::Ready { exports });
         Ok((running, receiver))
     }
 
@@ -316,6 +318,22 @@ fn stem(path: &Path) -> Result<MachineName> {
     Ok(stem.to_string_lossy().parse()?)
 }
 
+/// Waits until a machine that was stopped has its replica again; why it has not.
+async fn claimed(mut notices: broadcast::Receiver<Notice>) -> Result<(), String> {
+    loop {
+        match notices.recv().await {
+            Ok(Notice::Retry { error, .. } | Notice::GaveUp { error, .. }) => return Err(error),
+            Ok(Notice::State { state, .. })
+                if !matches!(state, State::PreparedForFailover | State::Critical) =>
+            {
+                return Ok(());
+            }
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return Err(Error::NotRunning.to_string()),
+        }
+    }
+}
+
 fn serve(shared: &Shared, address: &ListenAddress) -> Result<Server> {
     let mut exports = Vec::new();
     for (disk, tracked) in shared.disks.iter().zip(&shared.generations.disks) {
@@ -351,6 +369,13 @@ pub struct ProtectedMachine {
 }
 
 impl ProtectedMachine {
+    fn serve(&mut self, address: &ListenAddress) -> Result<()> {
+        let server = serve(&self.shared, address)?;
+        self.exports = uris(&server, &self.shared);
+        self.server = Some(server);
+        Ok(())
+    }
+
     /// The NBD URIs of the disks, in order; none where nothing is served.
     pub fn exports(&self) -> &[String] {
         &self.exports

@@ -51,8 +51,13 @@ impl Notes {
         self.diverged.iter().any(|noted| noted.epoch == epoch)
     }
 
+    /// Forgets the former primary of `epoch`, which is shut out no more.
+    pub(crate) fn forget(&mut self, epoch: Epoch) {
+        self.diverged.retain(|noted| noted.epoch != epoch);
+    }
+
     fn add(&mut self, diverged: Diverged) {
-        self.diverged.retain(|noted| noted.epoch != diverged.epoch);
+        self.forget(diverged.epoch);
         self.diverged.push(diverged);
         let surplus = self.diverged.len().saturating_sub(DIVERGED_MAX);
         self.diverged.drain(..surplus);
@@ -69,14 +74,6 @@ pub(crate) async fn change(
         Ok(())
     };
     change_kept(replica, false, change).await.map(drop)
-}
-
-/// Forgets the former primary of `epoch`, which is shut out no more.
-pub(crate) async fn forget(replica: &Replica, epoch: Epoch) -> Result<()> {
-    change(replica, |notes| {
-        notes.diverged.retain(|noted| noted.epoch != epoch);
-    })
-    .await
 }
 
 /// Notes at the replica, if that does not admit this primary, that it is there and what it may hold.

@@ -103,15 +103,17 @@ impl Kept {
         })
     }
 
-    /// Whether a primary that knows of epoch `known` may ship to it.
-    pub(crate) fn admits(&self, known: Epoch) -> Result<(), NotAllowed> {
+    /// What is kept once a primary that knows of epoch `known` claims the replica, if it may.
+    pub(crate) fn claimed(&mut self, known: Epoch) -> Result<(), NotAllowed> {
         if self.extended.is_some() {
             return Err(NotAllowed {
                 reason: "it is fed by another replica".into(),
                 advice: "replicate to that one, or to another store",
             });
         }
-        self.replica.admits(known)
+        self.replica.claimed(known)?;
+        self.notes.forget(known);
+        Ok(())
     }
 
     pub(crate) fn encode(&self) -> serde_json::Value {

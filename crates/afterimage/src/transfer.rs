@@ -12,7 +12,6 @@ use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint,
 use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::Disk;
-use crate::notes;
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::{Clock, Error, Result};
@@ -57,25 +56,19 @@ async fn try_claim(
         session: SessionId::random(),
         disks: shared.disks.clone(),
     };
+    // The primary runs: what is prepared is no longer the last delta, from the moment of the claim on. What
+    // had shut it out was taken back.
     let admits = |state: &serde_json::Value| {
-        let admitted = Kept::parse(state)?.admits(epoch);
-        admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))
+        let mut kept = Kept::parse(state)?;
+        let admitted = kept.claimed(epoch);
+        admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))?;
+        Ok(kept.encode())
     };
     let writer = store
         .replica(shared.name.clone())
         .claim(claim, admits)
         .await?;
     let manifest = writer.replica().existing().await?;
-    let mut kept = Kept::parse(&manifest.state)?;
-    if kept.replica.role != Role::Replica {
-        // The primary runs again: what is prepared is no longer the last delta.
-        kept.replica.role = Role::Replica;
-        writer.set_state(&kept.encode()).await?;
-    }
-    if kept.notes.has(epoch) {
-        // The failover that had shut it out was taken back.
-        notes::forget(writer.replica(), epoch).await?;
-    }
     let position = manifest.last().map_or(Position::Empty, Position::At);
     Ok(Claimed { writer, position })
 }

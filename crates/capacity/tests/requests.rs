@@ -148,7 +148,7 @@ async fn requests_are_those_of_the_store() {
         session,
         disks: disks.to_vec(),
     };
-    let writer = replica.claim(claim, |_| Ok(())).await.unwrap();
+    let writer = replica.claim(claim, |kept| Ok(kept.clone())).await.unwrap();
     let source = Arc::new(MemoryDisk::new(SIZE));
     let mut roots = Vec::new();
     for disk in 0..ids.len() {

@@ -80,6 +80,17 @@ impl ReplicaState {
         Ok(())
     }
 
+    /// A primary that last claimed in epoch `known` has the replica from now on: it runs, so nothing is
+    /// prepared for a failover any more. To be recorded by the compare-and-swap that begins its epoch.
+    ///
+    /// # Errors
+    /// As [`admits`](Self::admits); nothing is changed.
+    pub fn claimed(&mut self, known: Epoch) -> Result<(), NotAllowed> {
+        self.admits(known)?;
+        self.role = Role::Replica;
+        Ok(())
+    }
+
     /// Lets the machine that was failed over be the primary: what it is to know. `committed` is the
     /// epoch that the commit of its failover began, `epoch` the replica's present one, `last` its
     /// newest generation. Asked for again before that machine has claimed the replica, it answers the

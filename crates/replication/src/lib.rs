@@ -51,6 +51,12 @@
 //! *A restart is an attempt.* What had failed is tried again at once, also what had made the machine
 //! Critical: whoever starts it again has acted.
 //!
+//! *A stop is taken back by a claim.* A machine that was stopped leaves its replica prepared for a failover
+//! that loses nothing. Started again it claims the replica first, by the compare-and-swap that fences
+//! failovers off as well; until then nothing may be written
+//! ([`must_claim_first`](Machine::must_claim_first)), also where it never heard that the replica is
+//! prepared.
+//!
 //! *Directions.* After a failover the machine that was failed over is the primary, by a [`Grant`], and
 //! the former one can follow it as a [`Standby`] and be failed back to. Epochs tell histories apart; what
 //! would be destroyed needs a [`DivergenceToken`].

@@ -24,6 +24,9 @@ impl Machine {
             && self.may_send(now)
             && let Some((task, action)) = self.wanted_transfer()
         {
+            if task == Task::Prepare {
+                self.phase = Phase::Preparing;
+            }
             self.lanes.start_transfer(task, now);
             actions.push(action);
         }
@@ -198,7 +201,7 @@ impl Machine {
     /// Whether the interval ends generations: there are logs, and a base that they follow.
     fn rotates(&self) -> bool {
         let based = match &self.phase {
-            Phase::Disabled | Phase::Enabling | Phase::Prepared => false,
+            Phase::Disabled | Phase::Enabling | Phase::Preparing | Phase::Prepared => false,
             Phase::Copying(copying) => copying.base.is_some(),
             Phase::Delta | Phase::ResyncRequired { .. } | Phase::Resyncing { .. } => true,
         };
@@ -363,9 +366,10 @@ impl Machine {
             return None;
         }
         self.lanes.closing = Closing::Done;
-        Some(Action::Stopped {
-            complete: self.phase == Phase::Prepared,
-        })
+        // What came to be in doubt since was changed while the machine was stopped.
+        let complete =
+            self.phase == Phase::Prepared && self.queue.is_empty() && self.nothing_in_doubt();
+        Some(Action::Stopped { complete })
     }
 }
 
@@ -374,7 +378,7 @@ impl Phase {
     /// are there, unless something is in doubt.
     pub(crate) fn follows_base(&self) -> bool {
         match self {
-            Self::Delta => true,
+            Self::Delta | Self::Preparing | Self::Prepared => true,
             Self::Copying(copying) => copying.snapshot.is_some(),
             _ => false,
         }

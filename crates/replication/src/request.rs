@@ -27,6 +27,8 @@ pub enum Condition {
     Resynchronizing,
     /// It is not being stopped.
     NotStopping,
+    /// Its replica is not prepared for failover, or was taken back by a claim.
+    NotPrepared,
 }
 
 impl fmt::Display for Condition {
@@ -39,6 +41,7 @@ impl fmt::Display for Condition {
             Self::Replicating => "the first copy is done and no resynchronization runs",
             Self::Resynchronizing => "a resynchronization runs or is to begin",
             Self::NotStopping => "it is not being stopped",
+            Self::NotPrepared => "its replica is not prepared for failover",
         })
     }
 }
@@ -86,7 +89,11 @@ impl Request {
                 Condition::Sending,
                 Condition::NotStopping,
             ],
-            Self::Disable => &[Condition::Protected, Condition::NotStopping],
+            Self::Disable => &[
+                Condition::Protected,
+                Condition::NotPrepared,
+                Condition::NotStopping,
+            ],
             Self::CancelResync => &[Condition::Resynchronizing, Condition::NotStopping],
             Self::Resume => &[Condition::Held],
             Self::Resync => &[Condition::Replicating, Condition::NotStopping],
@@ -125,6 +132,7 @@ impl Machine {
                 _ => false,
             },
             Condition::NotStopping => !self.lanes.is_closing(),
+            Condition::NotPrepared => !self.must_claim_first(),
         }
     }
 }

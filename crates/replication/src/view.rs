@@ -36,7 +36,7 @@ impl Machine {
                 State::WaitingForInitialReplication
             }
             (None, Phase::Copying(_)) => State::InitialReplicationInProgress,
-            (None, Phase::Delta) => State::Replicating,
+            (None, Phase::Delta | Phase::Preparing) => State::Replicating,
             (None, Phase::ResyncRequired { .. }) => State::WaitingForStartResynchronize,
             (None, Phase::Resyncing { .. }) => State::Resynchronizing,
             (None, Phase::Prepared) => State::PreparedForFailover,
@@ -62,7 +62,7 @@ impl Machine {
                 Health::Warning
             }
             (None, _) if self.alarms.stalled => Health::Warning,
-            (None, Phase::Delta) => Health::Normal,
+            (None, Phase::Delta | Phase::Preparing) => Health::Normal,
         }
     }
 
@@ -81,6 +81,13 @@ impl Machine {
             Phase::Copying(copying) => copying.base.is_some(),
             _ => true,
         }
+    }
+
+    /// Whether nothing may be written to the disks yet. The machine was stopped, so its replica may be
+    /// prepared for a planned failover, which loses nothing as long as this side writes nothing: the
+    /// claim of the replica takes that back, and comes first.
+    pub const fn must_claim_first(&self) -> bool {
+        matches!(self.phase, Phase::Preparing | Phase::Prepared)
     }
 
     /// The epoch of the last claim.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use afterimage_block::{Extent, ExtentSet, Length, Sequence};
 use afterimage_changelog::SealedLog;
-use afterimage_replication::{Machine, Role, Scope};
+use afterimage_replication::{FailoverKind, Machine, Role, Scope};
 use afterimage_retry::Time;
 use afterimage_store::{Consistency, Manifest};
 
@@ -26,18 +26,14 @@ pub(crate) struct Oracle {
     pub(crate) points: BTreeMap<Sequence, Rc<Images>>,
     /// The site whose disks are the truth.
     pub(crate) entitled: usize,
-    /// What the disks held when the primary was last stopped, and all was shipped.
-    pub(crate) stopped: Option<Images>,
+    /// Whether a primary was ever stopped, and all was shipped.
+    pub(crate) stopped: bool,
 }
 
 impl Oracle {
     /// What the replica is at present.
     pub(crate) fn role(&self) -> Role {
-        let state = self
-            .manifest
-            .as_ref()
-            .map(|manifest| parse_state(&manifest.state));
-        state.and_then(Result::ok).unwrap_or_default().role
+        self.manifest.as_ref().map(role_of).unwrap_or_default()
     }
 
     pub(crate) fn newest_point(&self) -> Option<Sequence> {
@@ -59,18 +55,15 @@ impl Oracle {
         if let Some(before) = &before {
             check_monotone(before, next)?;
             check_kept(before, next)?;
-            let role = parse_state(&before.state).unwrap_or_default().role;
             let grew = next.last() != before.last();
-            let held = matches!(
-                role,
-                Role::FailedOverWaitingCompletion { .. } | Role::FailedOver { .. }
-            );
+            let held = fails_over(before);
             ensure(!(grew && held), Invariant::OnePrimary, || {
-                format!(
-                    "site {by} published {:?} while the replica is {role:?}",
-                    next.last()
-                )
+                let (role, last) = (role_of(before), next.last());
+                format!("site {by} published {last:?} while the replica is {role:?}")
             })?;
+        }
+        if let (false, Some(point)) = (before.as_ref().is_some_and(fails_over), planned(next)) {
+            self.check_planned(point, &sites[self.entitled])?;
         }
         let grew = next.last() > last_before;
         ensure(!grew || by == self.entitled, Invariant::OnePrimary, || {
@@ -101,6 +94,27 @@ impl Oracle {
         Ok(new
             .filter(|sequence| !self.points.contains_key(sequence))
             .collect())
+    }
+
+    /// A planned failover to `point` loses nothing of what site `primary` has acknowledged.
+    fn check_planned(&self, point: Sequence, primary: &Site) -> Result<(), Broken> {
+        let machine = match &primary.process {
+            Some(process) => &process.machine,
+            None => &primary.saved.machine,
+        };
+        // What somebody else changed on a disk was not acknowledged to the guest.
+        let untouched = !primary.saved.changed && machine.doubt().iter().all(Scope::is_nothing);
+        let (Some(images), true) = (self.points.get(&point), untouched) else {
+            return Ok(());
+        };
+        ensure(
+            primary.holds(images),
+            Invariant::PlannedLosesNothing,
+            || {
+                let lost = difference(&primary.images(), images);
+                format!("a planned failover to point {point}, and yet {lost}")
+            },
+        )
     }
 
     /// Point `sequence`, published by site `by`, reads back as `images`.
@@ -139,6 +153,28 @@ impl Oracle {
         ensure(count < 2, Invariant::OnePrimary, || {
             format!("both sites are primaries that can ship: {state:?}")
         })
+    }
+}
+
+fn role_of(manifest: &Manifest) -> Role {
+    parse_state(&manifest.state).unwrap_or_default().role
+}
+
+fn fails_over(manifest: &Manifest) -> bool {
+    matches!(
+        role_of(manifest),
+        Role::FailedOverWaitingCompletion { .. } | Role::FailedOver { .. }
+    )
+}
+
+/// The point of the planned failover that the replica is in.
+fn planned(manifest: &Manifest) -> Option<Sequence> {
+    match role_of(manifest) {
+        Role::FailedOverWaitingCompletion {
+            kind: FailoverKind::Planned,
+            point,
+        } => Some(point),
+        _ => None,
     }
 }
 

@@ -82,6 +82,8 @@ plants! {
     LeftoversForgotten = "leftovers-forgotten",
     /// The machine says that it is stopped while the guest still writes.
     StoppedWhileWriting = "stopped-while-writing",
+    /// The disks of a machine that was stopped are served before it has the replica again.
+    ServedUnclaimed = "served-unclaimed",
     /// A guest that was asked to hold still goes on writing.
     GuestNotStill = "guest-not-still",
     /// A guest is never let go on.

@@ -155,10 +155,14 @@ impl Site {
         self.operation.is_some() || process.is_some_and(|process| !process.pending.is_empty())
     }
 
-    /// Whether a guest runs on the disks now, and takes its turn.
-    pub(crate) fn has_guest(&self) -> bool {
+    /// Whether a guest runs on the disks now, and takes its turn. Where `unclaimed` says so, also on
+    /// those that are not to be served yet.
+    pub(crate) fn has_guest(&self, unclaimed: bool) -> bool {
         match (&self.saved.side, &self.process) {
-            (Side::Primary, Some(process)) => !process.stopped && !process.still,
+            (Side::Primary, Some(process)) => {
+                let served = unclaimed || !process.machine.must_claim_first();
+                served && !process.stopped && !process.still
+            }
             (Side::FailedOver(failover), _) => failover.committed.is_some(),
             _ => false,
         }

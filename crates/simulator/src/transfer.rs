@@ -111,23 +111,16 @@ impl Context {
         };
         let ignored = self.hub.is_planted(Plant::LineageIgnored);
         let admits = |state: &Value| {
-            if ignored {
-                return Ok(());
-            }
-            let admitted = parse_state(state)?.admits(known);
-            admitted.map_err(|refusal| {
+            let mut state = parse_state(state)?;
+            let known = if ignored { state.lineage } else { known };
+            state.claimed(known).map_err(|refusal| {
                 self.hub.mark(Mark::FormerPrimaryRefused);
                 StoreError::Refused(refusal.to_string())
-            })
+            })?;
+            Ok(encode_state(&state))
         };
         let writer = replica.claim(claim, admits).await?;
         let manifest = writer.replica().existing().await?;
-        let mut state = parse_state(&manifest.state)?;
-        if state.role != Role::Replica {
-            // The primary runs again: what is prepared is no longer the last delta.
-            state.role = Role::Replica;
-            writer.set_state(&encode_state(&state)).await?;
-        }
         self.hub.mark(Mark::Claimed);
         let position = manifest.last().map_or(Position::Empty, Position::At);
         let epoch = writer.epoch();

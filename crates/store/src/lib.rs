@@ -21,7 +21,7 @@
 //! let size = Length::mib(2);
 //! let disk = ReplicaDisk { id: DiskId::random(), name: "root".parse()?, size };
 //! let (machine, session) = (MachineId::random(), SessionId::random());
-//! let writer = replica.claim(Claim { machine, session, disks: vec![disk] }, |_| Ok(())).await?;
+//! let writer = replica.claim(Claim { machine, session, disks: vec![disk] }, |kept| Ok(kept.clone())).await?;
 //!
 //! let source = Arc::new(MemoryDisk::with_contents(&vec![7; 2 << 20]));
 //! let mut base = writer.base(0, BaseProgress::default()).await?;

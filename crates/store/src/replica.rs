@@ -185,7 +185,8 @@ impl Replica {
     }
 
     /// Claims the replica for a writer: makes it if it does not exist, begins a new epoch, and fences
-    /// off every earlier writer. `admits` may refuse, by the state that is kept with the replica.
+    /// off every earlier writer. `admits` may refuse, by the state that is kept with the replica (null
+    /// with a new one); what it returns is kept from the same moment on.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::OtherDisks`], what `admits` returns, and as
@@ -193,7 +194,7 @@ impl Replica {
     pub async fn claim(
         &self,
         claim: Claim,
-        admits: impl Fn(&serde_json::Value) -> Result<()>,
+        admits: impl Fn(&serde_json::Value) -> Result<serde_json::Value>,
     ) -> Result<Writer> {
         let session = claim.session;
         let manifest = self
@@ -203,7 +204,7 @@ impl Replica {
                     Some(manifest) => manifest,
                 };
                 self.check_owner(&manifest, &claim)?;
-                admits(&manifest.state)?;
+                manifest.state = admits(&manifest.state)?;
                 manifest.fence = Fence {
                     epoch: self.next_epoch(&manifest)?,
                     session: Some(session),

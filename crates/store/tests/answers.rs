@@ -58,7 +58,7 @@ async fn claim(replica: &Replica) -> Result<Writer, Error> {
         session: SessionId::random(),
         disks: vec![disk],
     };
-    replica.claim(claim, |_| Ok(())).await
+    replica.claim(claim, |kept| Ok(kept.clone())).await
 }
 
 fn writes_manifest(request: &Request) -> bool {

@@ -37,7 +37,10 @@ fn claim() -> Claim {
 }
 
 async fn claimed(replica: &Replica) -> Writer {
-    replica.claim(claim(), |_| Ok(())).await.unwrap()
+    replica
+        .claim(claim(), |kept| Ok(kept.clone()))
+        .await
+        .unwrap()
 }
 
 async fn in_folder(folder: &Path) -> Replica {
@@ -300,6 +303,26 @@ async fn a_transition_can_fence_and_keeps_what_is_published() {
 }
 
 #[tokio::test]
+async fn a_claim_changes_what_is_kept_and_fences_off_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let writer = claimed(&replica).await;
+    writer.set_state(&"prepared".into()).await.unwrap();
+    let before = replica.existing().await.unwrap();
+    let taken_back = |kept: &Value| {
+        assert_eq!(*kept, "prepared");
+        Ok("replicating".into())
+    };
+    let again = replica.claim(claim(), taken_back).await.unwrap();
+    let after = replica.existing().await.unwrap();
+    assert_eq!(
+        (after.state, after.fence.epoch),
+        ("replicating".into(), again.epoch())
+    );
+    assert!(again.epoch() > before.fence.epoch);
+}
+
+#[tokio::test]
 async fn what_others_note_is_left_as_it_is_by_a_writer() {
     let folder = tempfile::tempdir().unwrap();
     let replica = in_folder(folder.path()).await;
@@ -359,11 +382,17 @@ async fn other_machines_and_other_disks_are_refused() {
     claimed(&replica).await;
     let mut other = claim();
     other.machine = MachineId::random();
-    let error = replica.claim(other, |_| Ok(())).await.unwrap_err();
+    let error = replica
+        .claim(other, |kept| Ok(kept.clone()))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::NameTaken { .. }), "{error}");
     let mut grown = claim();
     grown.disks[0].size = Length::gib(1);
-    let error = replica.claim(grown, |_| Ok(())).await.unwrap_err();
+    let error = replica
+        .claim(grown, |kept| Ok(kept.clone()))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::OtherDisks { .. }), "{error}");
     assert!(error.to_string().contains("1073741824 bytes"), "{error}");
 }
@@ -565,7 +594,10 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
     let text = String::from_utf8(whole.clone()).unwrap();
     let newer = text.replacen("\"format\":5", "\"format\":7", 1);
     std::fs::write(&path, &newer).unwrap();
-    let error = replica.claim(claim(), |_| Ok(())).await.unwrap_err();
+    let error = replica
+        .claim(claim(), |kept| Ok(kept.clone()))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::OtherFormat { found: 7 }), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     let other = text.replacen("web-01", "web-02", 1);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use afterimage::block::{BlockWrite, Length, Offset, RawDisk};
 use afterimage::{
-    Clock, Failover, Notice, PointSelector, Policy, ProtectedMachine, Protection, Replica,
-    Schedule, Store, fail_over,
+    Clock, Failover, Notice, PointSelector, Policy, ProtectedMachine, Protection, Replica, Role,
+    Schedule, Store, fail_over, status,
 };
 use tempfile::TempDir;
 use tokio::sync::broadcast::Receiver;
@@ -90,6 +90,16 @@ impl Fixture {
             fs::read(out.join("disk.raw")),
         );
         assert!(disk.unwrap() == image.unwrap(), "disk and replica differ");
+    }
+
+    /// What the replica is, in a word.
+    pub(crate) async fn role(&self) -> &'static str {
+        let shown = status(&self.replica().await, Clock::timestamp()).await;
+        match shown.unwrap().role {
+            Role::Replica => "replica",
+            Role::PreparedForFailover { .. } => "prepared",
+            _ => "failed over",
+        }
     }
 
     pub(crate) fn manifest(&self) -> PathBuf {

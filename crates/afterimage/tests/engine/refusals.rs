@@ -9,7 +9,7 @@ use afterimage::{Error, Failover, Notice, PointSelector, Protection, ResyncReaso
 use crate::fixture::{Fixture, is_point, until, write};
 
 /// Starts the machine; it must become Critical and say why, while the guest's writes go on.
-pub(crate) async fn problem(protection: Protection) -> String {
+async fn problem(protection: Protection) -> String {
     let (machine, mut notices) = protection.start().await.unwrap();
     let gave_up = until(&mut notices, |n| matches!(n, Notice::GaveUp { .. })).await;
     write(&machine, 9);
@@ -20,14 +20,14 @@ pub(crate) async fn problem(protection: Protection) -> String {
     }
 }
 
-async fn refused(protection: Protection) -> Error {
+pub(crate) async fn refused(protection: Protection) -> Error {
     match protection.start().await {
         Ok(_) => panic!("not refused"),
         Err(error) => error,
     }
 }
 
-fn assert_says(error: &impl ToString, words: &str) {
+pub(crate) fn assert_says(error: &impl ToString, words: &str) {
     let error = error.to_string();
     assert!(error.contains(words), "`{error}` does not say `{words}`");
 }
@@ -117,13 +117,13 @@ async fn a_damaged_or_newer_manifest_is_a_problem_until_it_is_mended() {
     let good = fs::read(fixture.manifest()).unwrap();
     for bad in [&good[..good.len() / 2], b"{}".as_slice(), b"".as_slice()] {
         fs::write(fixture.manifest(), bad).unwrap();
-        assert_says(&problem(fixture.vm()).await, "manifest.json");
+        assert_says(&refused(fixture.vm()).await, "manifest.json");
     }
     let text = String::from_utf8(good.clone()).unwrap();
     let newer = text.replacen("\"format\":5", "\"format\":7", 1);
     assert_ne!(text, newer);
     fs::write(fixture.manifest(), newer).unwrap();
-    assert_says(&problem(fixture.vm()).await, "format 7");
+    assert_says(&refused(fixture.vm()).await, "format 7");
     fs::write(fixture.manifest(), good).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;
@@ -134,8 +134,8 @@ async fn with_a_damaged_log(damage: impl Fn(&Path)) {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     let (here, away) = (fixture.path("replica"), fixture.path("away"));
-    fs::rename(&here, &away).unwrap();
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    fs::rename(&here, &away).unwrap();
     write(&machine, 3);
     until(&mut notices, |n| matches!(n, Notice::Retry { .. })).await;
     assert!(!machine.stop().await.unwrap());
@@ -248,8 +248,52 @@ async fn an_old_copy_of_the_state_is_shut_out() {
     assert!(machine.stop().await.unwrap());
     let new = fs::read(&state).unwrap();
     fs::write(&state, old).unwrap();
-    assert_says(&problem(fixture.vm()).await, "another one published");
+    assert_says(&refused(fixture.vm()).await, "another one published");
     fs::write(&state, new).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_stopped_machine_is_served_only_once_its_replica_knows() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let (there, away) = (fixture.path("replica"), fixture.path("away"));
+    fs::rename(&there, &away).unwrap();
+    let error = refused(fixture.vm()).await;
+    assert!(matches!(error, Error::StillPrepared { .. }), "{error}");
+    assert_says(&error, "fail over to the replica");
+    fs::rename(&away, &there).unwrap();
+    assert_eq!(fixture.role().await, "prepared", "nothing was written");
+
+    // From the first moment at which it can be written to nothing is prepared, whatever is heard of it then.
+    let (machine, _) = fixture.vm().start().await.unwrap();
+    assert_eq!(fixture.role().await, "replica");
+    write(&machine, 2);
+    drop(machine);
+    let planned = fixture.fail_over_to("out").await.unwrap_err();
+    assert_says(&planned, "has not been stopped");
+
+    loop {
+        match fixture.vm().start().await {
+            Err(Error::StateInUse(_) | Error::Disk(_)) => tokio::task::yield_now().await,
+            started => break assert!(started.unwrap().0.stop().await.unwrap()),
+        }
+    }
+    fixture.assert_replicated().await;
+}
+
+#[tokio::test]
+async fn a_preparation_whose_answer_was_lost_is_taken_back_as_well() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    // As if the process had died before it heard that the replica is prepared.
+    let path = fixture.path("vm.state/state.json");
+    let state = fs::read_to_string(&path).unwrap();
+    let unheard = state.replace(r#""phase":"Prepared""#, r#""phase":"Preparing""#);
+    assert_ne!(state, unheard);
+    fs::write(&path, unheard).unwrap();
+    fs::rename(fixture.path("replica"), fixture.path("away")).unwrap();
+    let error = refused(fixture.vm()).await;
+    assert!(matches!(error, Error::StillPrepared { .. }), "{error}");
 }

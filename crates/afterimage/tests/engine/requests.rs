@@ -173,9 +173,9 @@ async fn a_failed_over_machine_stays_shut_out() {
     fixture.assert_replicated().await;
     let replica = fixture.replica().await;
     commit(&replica).await.unwrap();
-    let (machine, mut notices) = fixture.vm().start().await.unwrap();
-    until(&mut notices, is_state(State::Critical)).await;
-    assert!(!machine.stop().await.unwrap());
+    let error = refusals::refused(fixture.vm()).await;
+    refusals::assert_says(&error, "prepared for a planned failover");
+    refusals::assert_says(&error, "for good");
     cancel(&replica).await.unwrap_err();
 }
 
@@ -285,9 +285,7 @@ async fn a_replica_is_encrypted_from_end_to_end() {
     let error = status(&plain, Clock::timestamp()).await.unwrap_err();
     assert!(error.to_string().contains("is encrypted"), "{error}");
     let disk = fs::read(fixture.path("disk.raw")).unwrap();
-    // Which goes on serving its guest, and ships nothing.
-    let problem = refusals::problem(fixture.vm()).await;
-    assert!(problem.contains("is encrypted"), "{problem}");
+    refusals::assert_says(&refusals::refused(fixture.vm()).await, "is encrypted");
     let url = fixture.path("replica").display().to_string();
     let store = Store::open_existing(&url).await.unwrap().with_key(key);
     let replica = store.replica(plain.name().clone());

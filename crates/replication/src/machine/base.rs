@@ -113,6 +113,15 @@ impl Machine {
         actions
     }
 
+    /// A machine that was stopped has the replica again, which is no longer prepared for failover. What
+    /// came to be in doubt meanwhile was changed by somebody else.
+    pub(super) fn runs_again(&mut self, at: Sequence, now: Time) -> Vec<Action> {
+        self.phase = Phase::Delta;
+        let mut actions = self.reconcile(at, now);
+        actions.extend(self.require_resync(ResyncReason::ChangedUntracked));
+        actions
+    }
+
     /// A snapshot of initial replication stands at barrier `ended`.
     pub(super) fn snapshot_taken(
         &mut self,

@@ -99,6 +99,9 @@ pub(crate) enum Phase {
         sequence: Sequence,
         scopes: Vec<Scope>,
     },
+    /// The replica is being told that it has the last delta, or was and has not answered.
+    Preparing,
+    /// It knows, and may be failed over to without loss: until it is claimed again nothing may be written.
     Prepared,
 }
 
@@ -233,8 +236,8 @@ impl Machine {
             .take_if(|hold| matches!(hold, Hold::Critical { .. }));
         match &mut self.phase {
             Phase::Copying(copying) => copying.snapshot = None,
-            // The machine runs again, so there is more to ship than the last delta.
-            Phase::Prepared => self.phase = Phase::Delta,
+            // Whether the replica was told is not known, so that it is taken for prepared.
+            Phase::Preparing => self.phase = Phase::Prepared,
             _ => {}
         }
         let mut actions = Vec::new();

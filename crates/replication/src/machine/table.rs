@@ -59,6 +59,7 @@ impl Machine {
             (P::Enabling,         E::Claimed { position: Position::At(at), .. }) => self.existing_copy(at),
             (P::Copying(_),       E::Claimed { position: Position::Empty, .. })  => Vec::new(),
             (P::Copying(copying), E::Claimed { position: Position::At(at), .. }) => self.base_published(copying.base, at, now),
+            (P::Prepared,         E::Claimed { position: Position::At(at), .. }) => self.runs_again(at, now),
             (_,                   E::Claimed { position: Position::Empty, .. })  => self.replica_gone(),
             (_,                   E::Claimed { position: Position::At(at), .. }) => self.reconcile(at, now),
 
@@ -70,7 +71,7 @@ impl Machine {
             (_,                   E::Shipped)                     => self.shipped(now),
             (_,                   E::LogUnreadable { disk })      => self.log_unreadable(disk),
             (P::Resyncing { .. }, E::Resynchronized { left })     => self.resynchronized(&left, now),
-            (P::Delta,            E::Prepared)                    => self.prepared(),
+            (P::Preparing,        E::Prepared)                    => self.prepared(),
 
             (_,                   E::LogsGrew(lengths))           => self.logs_grew(lengths),
             (_,                   E::LogNearlyFull)               => self.log_nearly_full(now),

@@ -2,8 +2,8 @@
 //! epochs: failovers, commits, reversals, failbacks, crashes, lost answers and operators who ask for
 //! things at the wrong time.
 //!
-//! In none of them may two primaries ship, is a committed failover's content lost, or is a disk of no
-//! state failed over to.
+//! In none of them may two primaries ship, is a committed failover's content lost, does a planned one lose
+//! writes, or is a disk of no state failed over to.
 
 mod model;
 
@@ -85,6 +85,11 @@ fn a_rule_that_is_left_out_is_found() {
         ..Rules::default()
     };
     assert!(search(reversed_any_time).violation.is_some());
+    let served = Rules {
+        serve_unclaimed: true,
+        ..Rules::default()
+    };
+    assert!(search(served).violation.is_some());
     let half_pulled = Rules {
         fail_back_half_pulled: true,
         ..Rules::default()

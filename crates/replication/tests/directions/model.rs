@@ -18,6 +18,7 @@ pub(crate) struct Rules {
     pub(crate) ignore_lineage: bool,
     pub(crate) reverse_uncommitted: bool,
     pub(crate) fail_back_half_pulled: bool,
+    pub(crate) serve_unclaimed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +33,10 @@ enum Side {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Site {
     side: Side,
-    /// Whether its guest runs.
+    /// Whether its process runs, and its guest where nothing is prepared.
     runs: bool,
+    /// It was stopped for a failover, and has not claimed since: durable.
+    prepared: bool,
     /// The writes that its disks hold, in their order.
     disk: Vec<u8>,
     /// The epoch of its last claim, which is durable.
@@ -55,6 +58,8 @@ pub(crate) struct World {
     truth_from: usize,
     /// Where the last failover was to.
     failed_over_at: Option<usize>,
+    /// A planned failover has lost writes.
+    lost_by_plan: bool,
     writes: u8,
 }
 
@@ -63,6 +68,7 @@ impl World {
         let site = |side| Site {
             side,
             runs: side == Side::Primary,
+            prepared: false,
             disk: Vec::new(),
             known: Epoch::ZERO,
             claimed: None,
@@ -75,6 +81,7 @@ impl World {
             committed: Vec::new(),
             truth_from: 0,
             failed_over_at: None,
+            lost_by_plan: false,
             writes: 0,
         }
     }
@@ -95,6 +102,9 @@ impl World {
         let admitted = |site: &&Site| site.side == Side::Primary && self.admits(site, rules);
         if self.sites.iter().filter(admitted).count() > 1 {
             return Some("two primaries can ship");
+        }
+        if self.lost_by_plan {
+            return Some("a planned failover loses writes");
         }
         let mut since = self.history.iter().skip(self.truth_from);
         if !since.all(|content| content.starts_with(&self.committed)) {
@@ -146,7 +156,8 @@ impl World {
     fn site_steps(&self, at: usize, rules: Rules, steps: &mut Vec<(&'static str, Self)>) {
         let site = &self.sites[at];
         let mut add = |step, next| steps.push((step, next));
-        if site.runs && self.writes < WRITES_MAX {
+        let served = site.runs && (rules.serve_unclaimed || !site.prepared);
+        if served && self.writes < WRITES_MAX {
             add(
                 "write",
                 self.with(|w| {
@@ -186,6 +197,7 @@ impl World {
                     claimed(w);
                     w.sites[at].known = w.epoch;
                     w.sites[at].claimed = Some(w.epoch);
+                    w.sites[at].prepared = false;
                 }),
             );
         }
@@ -204,6 +216,7 @@ impl World {
                     "stop",
                     self.with(|w| {
                         w.sites[at].runs = false;
+                        w.sites[at].prepared = true;
                         w.sites[at].claimed = None;
                         w.replica.lineage = w.epoch;
                         w.replica.role = Role::PreparedForFailover { through: w.last() };
@@ -270,12 +283,13 @@ impl World {
         let Role::FailedOverWaitingCompletion { kind, point } = role else {
             return None;
         };
-        if kind == FailoverKind::Planned {
-            let stopped = self.sites.iter().find(|site| site.side == Side::Primary);
-            let lost = stopped.is_some_and(|site| !site.runs && site.disk != self.at(point));
-            assert!(!lost, "a planned failover loses nothing: {self:?}");
-        }
+        let primary =
+            |site: &&Site| site.side == Side::Primary && self.replica.admits(site.known).is_ok();
+        let planned = kind == FailoverKind::Planned;
+        let primary = self.sites.iter().find(primary).filter(|_| planned);
+        let loses = primary.is_some_and(|site| site.disk != self.at(point));
         Some(self.with(|w| {
+            w.lost_by_plan |= loses;
             w.epoch = w.epoch.next();
             w.replica.role = role;
             let before = match w.sites[at].side {
@@ -286,6 +300,7 @@ impl World {
                 w.sites[at].disk = w.at(point);
             }
             w.sites[at].side = Side::FailedOver(before);
+            w.sites[at].prepared = false;
             w.failed_over_at = Some(at);
         }))
     }

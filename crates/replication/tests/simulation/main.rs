@@ -54,6 +54,7 @@ fn the_faults_that_the_model_can_make_all_happen() {
         "partial resync",
         "suspend",
         "stop",
+        "taken back",
         "disable",
         "cancel resync",
         "abort",

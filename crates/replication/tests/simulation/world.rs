@@ -41,6 +41,8 @@ struct Replica {
     images: Option<Vec<Image>>,
     published: Option<Sequence>,
     last_point: Option<Sequence>,
+    /// It may be failed over to without loss.
+    prepared: bool,
 }
 
 pub(crate) struct World {
@@ -169,9 +171,13 @@ impl World {
     }
 
     fn write(&mut self) {
-        if self.stopped || self.still {
+        if self.stopped || self.still || self.machine.must_claim_first() {
             return;
         }
+        assert!(
+            !self.replica.prepared,
+            "written to while the replica is prepared"
+        );
         let (disk, block) = (self.random.below(DISKS), self.random.below(BLOCKS));
         self.writes += 1;
         self.disks[disk][block] = self.writes;
@@ -364,10 +370,16 @@ impl World {
 
     fn carry_out(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::Claim => Some(Event::Claimed {
-                epoch: Epoch::new(1),
-                position: self.replica.published.map_or(Position::Empty, Position::At),
-            }),
+            Action::Claim => {
+                if self.replica.prepared {
+                    self.mark("taken back");
+                }
+                self.replica.prepared = false;
+                Some(Event::Claimed {
+                    epoch: Epoch::new(1),
+                    position: self.replica.published.map_or(Position::Empty, Position::At),
+                })
+            }
             Action::Barrier(barrier) => Some(self.barrier(&barrier)),
             Action::Quiesce { .. } => {
                 self.still = true;
@@ -409,6 +421,7 @@ impl World {
             Action::Prepare => {
                 let images = self.replica.images.as_ref();
                 assert_eq!(images, Some(&self.disks), "prepared without the last delta");
+                self.replica.prepared = true;
                 Some(Event::Prepared)
             }
             Action::Discard(sequences) => {

@@ -46,7 +46,8 @@ impl World {
             .process
             .as_ref()
             .is_some_and(|process| process.still && !process.stopped);
-        site.has_guest() || (moves && still && site.saved.side == Side::Primary)
+        let unclaimed = self.hub.is_planted(Plant::ServedUnclaimed);
+        site.has_guest(unclaimed) || (moves && still && site.saved.side == Side::Primary)
     }
 
     fn write_at(&mut self, number: usize) -> Result<(), Broken> {

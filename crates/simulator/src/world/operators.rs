@@ -244,17 +244,16 @@ impl World {
             }
             None => self.hub.mark(Mark::FailedBack),
         }
-        if let (true, Some(stopped)) = (planned, &self.oracle.stopped) {
-            let holds = self.sites[number].holds(stopped);
-            ensure(holds, Invariant::PlannedLosesNothing, || {
-                let found = self.sites[number].images();
-                format!(
-                    "failed over to what was not stopped: {}",
-                    difference(stopped, &found)
-                )
-            })?;
-        }
-        Ok(())
+        let point = self.oracle.points.get(&point).filter(|_| planned);
+        let Some(last) = point else {
+            return Ok(());
+        };
+        let holds = self.sites[number].holds(last);
+        ensure(holds, Invariant::PlannedLosesNothing, || {
+            let found = self.sites[number].images();
+            let lost = difference(last, &found);
+            format!("failed over to what is not the last delta: {lost}")
+        })
     }
 
     fn replace_disks(&mut self, number: usize, images: Images) {

@@ -28,7 +28,7 @@ impl World {
 
     /// Somebody starts a process that is down, seldom where it was stopped for good.
     pub(super) fn start_again(&mut self, number: usize) -> Result<(), Broken> {
-        let stopped = self.sites[number].saved.clean && self.oracle.stopped.is_some();
+        let stopped = self.sites[number].saved.clean && self.oracle.stopped;
         let lost = self.oracle.entitled != number;
         if (stopped || lost) && !self.hub.chance(100) {
             return Ok(());
@@ -515,7 +515,7 @@ impl World {
         site.saved.clean = process.tracker.close();
         site.saved.machine = process.machine;
         if complete {
-            self.oracle.stopped = Some(site.images());
+            self.oracle.stopped = true;
             self.just_stopped = Some(number);
         }
         self.hub.mark(if complete {

@@ -69,7 +69,7 @@ pub(crate) async fn claim(replica: &Replica) -> Writer {
             size: SIZE,
         }],
     };
-    done(async || replica.claim(claim.clone(), |_| Ok(())).await).await
+    done(async || replica.claim(claim.clone(), |kept| Ok(kept.clone())).await).await
 }
 
 /// A disk, and logs of what is written to it.
