@@ -11,6 +11,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 /// Prove every object of the machines of a store. Exit code 1 if one is damaged.
+///
+/// With --repair what is damaged is recorded with the machine: it is not offered to be failed over to,
+/// and its primary puts it there anew at its next round. What it no longer holds as it was is sent with
+/// the next recovery points, and older ones that need it are lost.
 #[derive(Parser)]
 struct Arguments {
     /// Where the replica is.
@@ -21,6 +25,9 @@ struct Arguments {
     /// The machine; all of the store by default.
     #[arg(long)]
     name: Option<MachineName>,
+    /// Have the primary mend what is damaged.
+    #[arg(long)]
+    repair: bool,
     /// Print damage and a summary of each machine as lines of JSON.
     #[arg(long)]
     json: bool,
@@ -38,7 +45,8 @@ async fn main() -> Result<ExitCode> {
     };
     let mut is_whole = true;
     for name in names {
-        is_whole &= scrub(&store.replica(name), arguments.json).await?;
+        let replica = store.replica(name);
+        is_whole &= scrub(&replica, arguments.repair, arguments.json).await?;
     }
     Ok(if is_whole {
         ExitCode::SUCCESS
@@ -48,13 +56,13 @@ async fn main() -> Result<ExitCode> {
 }
 
 /// Whether nothing is damaged.
-async fn scrub(replica: &Replica, json: bool) -> Result<bool> {
+async fn scrub(replica: &Replica, repair: bool, json: bool) -> Result<bool> {
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template(
         "{msg} {bytes} {bytes_per_sec}",
     )?);
     bar.set_message(replica.name().to_string());
-    let (mut objects, mut proved, mut damaged) = (0, Length::ZERO, 0);
+    let (mut objects, mut proved, mut damaged, mut recorded) = (0, Length::ZERO, 0, 0);
     let mut scrub = replica.scrub();
     while let Some(step) = scrub.step().await? {
         objects += step.objects;
@@ -62,6 +70,9 @@ async fn scrub(replica: &Replica, json: bool) -> Result<bool> {
         damaged += step.damage.len();
         bar.set_position(proved.get());
         bar.suspend(|| step.damage.iter().for_each(|damage| show(damage, json)));
+        if repair && !step.damage.is_empty() {
+            recorded += replica.record(&step.damage).await?;
+        }
     }
     bar.finish_and_clear();
     let name = replica.name();
@@ -69,10 +80,13 @@ async fn scrub(replica: &Replica, json: bool) -> Result<bool> {
         let proved = proved.get();
         println!(
             "{}",
-            json!({ "machine": name, "objects": objects, "proved": proved, "damaged": damaged })
+            json!({ "machine": name, "objects": objects, "proved": proved, "damaged": damaged, "recorded": recorded })
         );
     } else {
         println!("{name}: {objects} objects of {proved} proved, {damaged} damaged");
+        if recorded > 0 {
+            println!("{name}: the primary mends {recorded} of them at its next round");
+        }
     }
     Ok(damaged == 0)
 }
@@ -83,6 +97,7 @@ fn show(damage: &Damage, json: bool) {
         reason,
         disk,
         extent,
+        ..
     } = damage;
     if json {
         let (offset, length) = (extent.start().get(), extent.length().get());

@@ -97,6 +97,20 @@ fn print(status: &Status) {
             shown_time(point.time)
         );
     }
+    for point in &status.damaged_points {
+        println!(
+            "  NOT OFFERED: recovery point {} of {} cannot be read whole",
+            point.sequence,
+            shown_time(point.time)
+        );
+    }
+    for loss in &status.losses {
+        let fate = match loss.until {
+            Some(until) => format!("point {until} and later ones do not need it"),
+            None => "its primary has not made up for it yet".into(),
+        };
+        println!("  damaged: {}; {fate}", loss.object);
+    }
     if let Some(test) = status.tested {
         let (point, time) = (test.sequence, shown_time(test.time));
         println!("  last test failover {time}, to recovery point {point}");

@@ -239,6 +239,7 @@ async fn written(
             time: Timestamp::from_nanos(sequence.get()),
             consistency: Consistency::Application,
         }),
+        amends: Vec::new(),
     };
     if let Ok(published) = writer.publish(&publication, &manifest.state).await {
         let next = manifest.last() < Some(sequence);

@@ -18,7 +18,7 @@ use crate::notice::Notice;
 use crate::quiesce::{self, Ask};
 use crate::resync::Pass;
 use crate::shared::{Running, Shared};
-use crate::transfer::{self, Claimed};
+use crate::transfer::{self, Claimed, Outcome};
 use crate::{Error, Result};
 
 /// How often the lengths of the open logs are looked at.
@@ -33,7 +33,7 @@ pub(crate) enum Command {
 pub(crate) enum Done {
     Event(Event),
     /// A transfer's answer, and what the owner hears of it once the machine has.
-    Transferred(Event, Option<Notice>),
+    Transferred(Outcome),
     /// What came of a barrier, and the digests that the next logs name as their predecessors.
     Barrier(Event, Vec<ContentDigest>),
     Claimed(Claimed),
@@ -132,12 +132,12 @@ impl Driver {
     }
 
     fn note(&mut self, done: Done) -> Result<()> {
-        let mut told = None;
+        let (mut told, mut lacking) = (None, None);
         let event = match done {
             Done::Event(event) => event,
-            Done::Transferred(event, notice) => {
-                told = notice;
-                event
+            Done::Transferred(outcome) => {
+                (told, lacking) = (outcome.notice, outcome.lacks);
+                outcome.event
             }
             Done::Barrier(event, predecessors) => {
                 self.predecessors = predecessors;
@@ -147,6 +147,7 @@ impl Driver {
                 let epoch = claimed.writer.epoch();
                 self.shared.generations.set_epoch(epoch);
                 self.writer = Some(claimed.writer);
+                lacking = claimed.lacks;
                 Event::Claimed {
                     epoch,
                     position: claimed.position,
@@ -158,6 +159,11 @@ impl Driver {
         tracing::debug!(?event);
         let actions = self.machine.handle(event, self.now());
         self.carry_out(actions)?;
+        if let Some(lacks) = lacking {
+            let event = Event::ReplicaDamaged { lacks };
+            let actions = self.machine.handle(event, self.now());
+            self.carry_out(actions)?;
+        }
         if let Some(notice) = told {
             self.shared.tell(notice);
         }
@@ -260,12 +266,12 @@ impl Driver {
                     health: Health::Normal,
                     ..report
                 };
-                let (event, notice) = transfer::copy(&shared, &writer, base, point, report).await?;
-                Ok(Done::Transferred(event, notice))
+                let copied = transfer::copy(&shared, &writer, base, point, report).await?;
+                Ok(Done::Transferred(copied))
             }),
             Action::Ship(shipment) => self.transfer(Task::Ship, |writer| async move {
-                let (event, notice) = transfer::ship(&shared, &writer, shipment, report).await?;
-                Ok(Done::Transferred(event, notice))
+                let shipped = transfer::ship(&shared, &writer, shipment, report).await?;
+                Ok(Done::Transferred(shipped))
             }),
             Action::Resync {
                 sequence,
@@ -278,8 +284,8 @@ impl Driver {
                     writer,
                     sequence,
                 };
-                let (event, notice) = pass.run(&scopes, reason, report).await?;
-                Ok(Done::Transferred(event, notice))
+                let resynchronized = pass.run(&scopes, reason, report).await?;
+                Ok(Done::Transferred(resynchronized))
             }),
             Action::Prepare => {
                 let through = self.machine.durable().unwrap_or_default();

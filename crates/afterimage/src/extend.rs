@@ -339,6 +339,7 @@ impl Extension {
             },
             after_loss: false,
             point: Some(gap.point),
+            amends: Vec::new(),
         };
         let state = self.kept(Extended {
             at: Some(sequence),

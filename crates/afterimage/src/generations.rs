@@ -16,7 +16,7 @@ use crate::state::{Fingerprint, SavedDisk, StateFolder};
 use crate::{Clock, Error, Result};
 
 /// Data that is read again after a crash goes through memory in pieces of this size.
-const PIECE: Length = Length::mib(1);
+pub(crate) const PIECE: Length = Length::mib(1);
 
 /// A log that the tracked disk appends to and its owner seals.
 #[derive(Clone)]

@@ -83,6 +83,7 @@ mod follow;
 mod generations;
 mod instant;
 mod machine;
+mod mend;
 mod notes;
 mod notice;
 mod pull;
@@ -105,7 +106,7 @@ pub use afterimage_replication::{
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
-    Damage, Key, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
+    Damage, Key, Loss, MachineName, PointSelector, RecoveryPoint, Replica, Scrub, Scrubbed, Store,
 };
 pub use clock::Clock;
 pub use divergence::{Divergence, DivergentDisk};

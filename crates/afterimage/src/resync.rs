@@ -12,7 +12,7 @@ use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage, 
 use afterimage_store::{LogEntry, PointDisk, Publication, Writer};
 
 use crate::error::blocking;
-use crate::generations::{self, Disk};
+use crate::generations::{self, Disk, PIECE, log_extent};
 use crate::notice::Notice;
 use crate::shared::{RunningJob, Shared};
 use crate::transfer::Outcome;
@@ -47,23 +47,27 @@ impl Pass<'_> {
         report: PrimaryReport,
     ) -> Result<Outcome> {
         let manifest = self.writer.replica().existing().await?;
-        let last = manifest.last().ok_or_else(|| {
+        manifest.last().ok_or_else(|| {
             afterimage_store::Error::Refused("the replica has no base to compare with".into())
         })?;
-        let point = self.writer.replica().open_point(last).await?;
-        let (mut logs, mut left) = (Vec::new(), Vec::new());
+        let point = self.writer.replica().open_to_compare(&manifest).await?;
+        let (mut logs, mut left, mut amends) = (Vec::new(), Vec::new(), Vec::new());
         let (mut compared, mut sent) = (Length::ZERO, Length::ZERO);
         let disks = self.shared.generations.disks.iter().zip(&point.disks);
         for (number, ((disk, replica), scope)) in disks.zip(scopes).enumerate() {
-            let doubtful = scope.extents(replica.size());
-            if doubtful.is_empty() {
+            let (size, unreadable) = (replica.size(), manifest.unreadable(number));
+            let doubt = Doubt::of(scope.extents(size), &unreadable, size);
+            if doubt.is_nothing() {
                 logs.push(None);
                 left.push(Scope::NOTHING);
                 continue;
             }
             let mut job = self.shared.disk_job(JobKind::Resynchronize, number);
-            let found = self.compare(disk, replica, doubtful, &mut job).await;
+            let found = self.compare(disk, replica, &doubt, &mut job).await;
             let found = job.end(found)?;
+            let settled = doubt.without(&found.left);
+            let losses = manifest.open_losses().filter(|loss| loss.disk == number);
+            amends.extend(losses.map(|loss| loss.clone().without(&settled)));
             let put = self.writer.put_log(number, &found.differences).await?;
             self.shared.keep_pace(put.length).await;
             logs.push(Some(put));
@@ -82,6 +86,7 @@ impl Pass<'_> {
             },
             after_loss: true,
             point: None,
+            amends,
         };
         let state = self.shared.kept(Role::Replica, report, self.writer.epoch());
         self.writer.publish(&publication, &state).await?;
@@ -90,20 +95,33 @@ impl Pass<'_> {
             compared,
             sent,
         };
-        Ok((Event::Resynchronized { left }, Some(notice)))
+        Ok(Outcome::new(Event::Resynchronized { left }, Some(notice)))
     }
 
-    /// Logs what differs on one disk, for as long as the log has room.
+    /// Logs what differs on one disk, and what the replica lacks whatever it is, for as long as the log
+    /// has room.
     async fn compare(
         &self,
         disk: &Disk,
         replica: &PointDisk,
-        doubtful: ExtentSet,
+        doubt: &Doubt,
         job: &mut RunningJob<'_>,
     ) -> Result<Found> {
         let mut differences = self.begin_log(disk)?;
+        let (source, lacking) = (Arc::clone(&disk.tracked), doubt.lacking.clone());
+        let logged;
+        (differences, logged) = blocking(move || {
+            let logged = log_all(&mut differences, source.as_ref(), &lacking)?;
+            Ok((differences, logged))
+        })
+        .await?;
         let mut left = ExtentSet::new();
-        let session = Session::of(replica.size(), BlockSize::default(), &doubtful)?;
+        let mut differing = doubt.differing.clone();
+        if let Some(from) = logged {
+            left = not_before(doubt.lacking.clone(), from);
+            left.union_with(&std::mem::take(&mut differing));
+        }
+        let session = Session::of(replica.size(), BlockSize::default(), &differing)?;
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let mut comparer: Comparer = Comparer::new(session).threads(threads);
         while let Some(next) = comparer.next_in_doubt() {
@@ -121,10 +139,8 @@ impl Pass<'_> {
             })
             .await?;
             match compared {
-                Err(Error::Log(LogError::OverQuota { .. } | LogError::IndexFull { .. }))
-                    if differences.records() > 0 =>
-                {
-                    left = not_before(doubtful, next.start());
+                Err(error) if lacks_room(&error) && differences.records() > 0 => {
+                    left = not_before(differing, next.start());
                     break;
                 }
                 compared => compared?,
@@ -154,6 +170,64 @@ impl Pass<'_> {
         let path = disk.log_path(self.sequence);
         Ok(FileWriter::create(&path, header, options)?)
     }
+}
+
+/// What may differ of one disk, in blocks.
+struct Doubt {
+    /// What digests tell of.
+    differing: ExtentSet,
+    /// What the replica lacks, and the digests with it: it is sent as it is.
+    lacking: ExtentSet,
+}
+
+impl Doubt {
+    fn of(doubtful: ExtentSet, unreadable: &ExtentSet, size: Length) -> Self {
+        let block = BlockSize::default().length();
+        let (mut lacking, mut differing) = (ExtentSet::new(), doubtful);
+        for extent in unreadable.iter() {
+            let blocks = extent.aligned_out(block, size);
+            let doubtful = differing.within(blocks);
+            lacking.union_with(&doubtful.map(|part| part.aligned_out(block, size)).collect());
+        }
+        lacking.iter().for_each(|extent| differing.remove(extent));
+        Self { differing, lacking }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.differing.is_empty() && self.lacking.is_empty()
+    }
+
+    /// What it was, but for what is `left` of it.
+    fn without(&self, left: &ExtentSet) -> ExtentSet {
+        let mut settled = self.differing.clone();
+        settled.union_with(&self.lacking);
+        left.iter().for_each(|extent| settled.remove(extent));
+        settled
+    }
+}
+
+/// Logs all that `disk` holds in `extents`; where the log has no more room, from where on it does not.
+fn log_all(
+    log: &mut FileWriter,
+    disk: &dyn BlockRead,
+    extents: &ExtentSet,
+) -> Result<Option<Offset>> {
+    for piece in extents.iter().flat_map(|extent| extent.pieces(PIECE)) {
+        match log_extent(log, disk, piece) {
+            Err(error) if lacks_room(&error) && log.records() > 0 => {
+                return Ok(Some(piece.start()));
+            }
+            logged => logged?,
+        }
+    }
+    Ok(None)
+}
+
+fn lacks_room(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Log(LogError::OverQuota { .. } | LogError::IndexFull { .. })
+    )
 }
 
 /// The part of `extents` that starts at or after `offset`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use afterimage_block::{Epoch, Length, Timestamp};
 use afterimage_replication::{Health, Positions, PrimaryReport, Role, State, Statistics};
-use afterimage_store::{MachineName, RecoveryPoint, Replica, ReplicaDisk};
+use afterimage_store::{Loss, MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
 use crate::Result;
@@ -35,6 +35,11 @@ pub struct Status {
     pub lag_secs: Option<u64>,
     /// The recovery points, oldest first.
     pub recovery_points: Vec<RecoveryPoint>,
+    /// Those that cannot be read whole, and are not offered, oldest first. Where nothing made up for what
+    /// was lost yet, its primary may still find it as it was.
+    pub damaged_points: Vec<RecoveryPoint>,
+    /// What is known to be damaged at the replica.
+    pub losses: Vec<Loss>,
     /// The disks.
     pub disks: Vec<ReplicaDisk>,
     /// The primary's newest jobs that had ended when it last reported.
@@ -78,7 +83,9 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
             .map(|primary| primary.pending)
             .unwrap_or_default(),
         lag_secs: lag,
-        recovery_points: manifest.points,
+        recovery_points: manifest.whole_points().copied().collect(),
+        damaged_points: manifest.damaged_points().copied().collect(),
+        losses: manifest.losses,
         disks: manifest.disks,
         jobs: kept.jobs,
         statistics: primary.as_ref().and_then(|primary| primary.statistics),

@@ -6,24 +6,42 @@ use afterimage_block::{
     BlockRead, ContentDigest, Epoch, Length, Offset, RunKind, Sequence, SessionId, Timestamp,
 };
 use afterimage_changelog::SealedLog;
-use afterimage_replication::{Event, Policy, Position, PrimaryReport, Role, Shipment};
+use afterimage_replication::{Event, Policy, Position, PrimaryReport, Role, Scope, Shipment};
 use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint, Store, Writer};
 
 use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::Disk;
+use crate::mend::mend;
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::{Clock, Error, Result};
 use afterimage_replication::{JobKind, Progress};
 
 /// What a transfer tells the machine, and then its owner.
-pub(crate) type Outcome = (Event, Option<Notice>);
+pub(crate) struct Outcome {
+    pub(crate) event: Event,
+    pub(crate) notice: Option<Notice>,
+    /// What the replica lacks of each disk, if it was found damaged.
+    pub(crate) lacks: Option<Vec<Scope>>,
+}
+
+impl Outcome {
+    pub(crate) fn new(event: Event, notice: Option<Notice>) -> Self {
+        Self {
+            event,
+            notice,
+            lacks: None,
+        }
+    }
+}
 
 /// A replica that is ours.
 pub(crate) struct Claimed {
     pub(crate) writer: Writer,
     pub(crate) position: Position,
+    /// What the replica lacks of each disk, if it was found damaged.
+    pub(crate) lacks: Option<Vec<Scope>>,
 }
 
 /// Checks the prerequisites and claims the replica, which was last claimed in `epoch`. Where the machine has a base already, the store
@@ -70,7 +88,12 @@ async fn try_claim(
         .await?;
     let manifest = writer.replica().existing().await?;
     let position = manifest.last().map_or(Position::Empty, Position::At);
-    Ok(Claimed { writer, position })
+    let lacks = mend(shared, &writer, &manifest).await;
+    Ok(Claimed {
+        writer,
+        position,
+        lacks,
+    })
 }
 
 /// Refuses to begin a first copy that cannot fit.
@@ -149,7 +172,7 @@ pub(crate) async fn copy(
         time,
         sent,
     });
-    Ok((Event::Copied, notice))
+    Ok(Outcome::new(Event::Copied, notice))
 }
 
 async fn copy_disk(
@@ -212,7 +235,7 @@ async fn try_ship(
                 Ok(log) => Some(log),
                 Err(error) => {
                     tracing::error!(%error, sequence = %shipment.sequence, "a log is unreadable");
-                    return Ok((Event::LogUnreadable { disk: number }, None));
+                    return Ok(Outcome::new(Event::LogUnreadable { disk: number }, None));
                 }
             }
         } else {
@@ -242,23 +265,26 @@ async fn try_ship(
         predecessors,
         after_loss: shipment.after_loss,
         point: shipped_point(shipment),
+        amends: Vec::new(),
     };
-    writer
+    let manifest = writer
         .publish(
             &publication,
             &shared.kept(Role::Replica, report, writer.epoch()),
         )
         .await?;
     if shipment.point {
-        let notice = Notice::RecoveryPoint {
-            sequence: shipment.sequence,
-            time: shipment.time,
-            sent,
-        };
         retain(&shared.policy, writer).await;
-        return Ok((Event::Shipped, Some(notice)));
     }
-    Ok((Event::Shipped, None))
+    let notice = shipment.point.then_some(Notice::RecoveryPoint {
+        sequence: shipment.sequence,
+        time: shipment.time,
+        sent,
+    });
+    Ok(Outcome {
+        lacks: mend(shared, writer, &manifest).await,
+        ..Outcome::new(Event::Shipped, notice)
+    })
 }
 
 async fn open_log(disk: &Disk, sequence: Sequence) -> Result<SealedLog> {
@@ -279,7 +305,7 @@ async fn try_retain(policy: &Policy, writer: &Writer) -> Result<()> {
         usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX)
     } else {
         let manifest = writer.replica().existing().await?;
-        let points = manifest.points.iter().map(|at| (at.sequence, at.time));
+        let points = manifest.whole_points().map(|at| (at.sequence, at.time));
         let points: Vec<_> = points.collect();
         policy.kept_from_the_end(&points, Clock::timestamp())
     };

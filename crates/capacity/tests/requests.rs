@@ -197,6 +197,7 @@ async fn requests_are_those_of_the_store() {
                 time: Timestamp::from_nanos(sequence),
                 consistency: Consistency::Crash,
             }),
+            amends: Vec::new(),
         };
         writer.publish(&publication, &state).await.unwrap();
         writer

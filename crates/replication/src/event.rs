@@ -163,6 +163,12 @@ pub enum Event {
         /// The disk's index.
         disk: usize,
     },
+    /// The replica was found damaged: what it lacks of each disk. While anything else is in doubt it is
+    /// ignored, and to be told again with the next delta for as long as it lacks it.
+    ReplicaDamaged {
+        /// For each disk, in the machine's order.
+        lacks: Vec<Scope>,
+    },
     /// A transfer moves: something of it was done since the last time.
     Progressed {
         /// Which.

@@ -105,6 +105,8 @@ pub enum ResyncReason {
     ExistingCopy,
     /// The direction was reversed: what the machine wrote since its failover is not at the replica.
     Reversed,
+    /// The replica was found damaged, and what it lost is sent anew.
+    ReplicaDamaged,
 }
 
 impl fmt::Display for ResyncReason {
@@ -117,6 +119,7 @@ impl fmt::Display for ResyncReason {
             Self::Requested => "requested",
             Self::ExistingCopy => "the replica holds the machine from before",
             Self::Reversed => "the direction of replication was reversed",
+            Self::ReplicaDamaged => "the replica was found damaged",
         })
     }
 }

@@ -212,6 +212,7 @@ impl Context {
                 time: shipment.time,
                 consistency,
             }),
+            amends: Vec::new(),
         };
         let state = self.kept(Role::Replica, writer.epoch());
         writer.publish(&publication, &state).await?;
@@ -275,6 +276,7 @@ impl Context {
             },
             after_loss: true,
             point: None,
+            amends: Vec::new(),
         };
         let state = self.kept(Role::Replica, writer.epoch());
         writer.publish(&publication, &state).await?;

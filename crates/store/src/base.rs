@@ -125,7 +125,7 @@ async fn copy_chunk(
 }
 
 /// The content of a chunk; `None` if it is one hole.
-fn read_chunk(source: &dyn BlockRead, chunk: Extent) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read_chunk(source: &dyn BlockRead, chunk: Extent) -> Result<Option<Vec<u8>>> {
     let mut content: Option<Vec<u8>> = None;
     let length = chunk.length().to_usize().unwrap_or_default();
     let mut at = chunk.start();

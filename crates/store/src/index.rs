@@ -166,6 +166,13 @@ pub(crate) struct Root {
 }
 
 impl Root {
+    /// The root of a disk of `size`, all zeros.
+    pub(crate) fn zero(size: Length) -> Self {
+        Self {
+            pages: pages(size).map(|_| Node::ZERO).collect(),
+        }
+    }
+
     /// The length of its object.
     pub(crate) fn length(&self) -> Length {
         Length::new((self.pages.len() * PAGE_ENTRY) as u64)

@@ -87,6 +87,7 @@ mod guard;
 mod index;
 mod key;
 mod layout;
+mod loss;
 mod manifest;
 mod objects;
 mod point;
@@ -106,6 +107,7 @@ pub use error::{Error, Result};
 pub use index::block_digest;
 pub use key::Key;
 pub use layout::MachineName;
+pub use loss::{Loss, Part};
 pub use manifest::{
     Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, Newness, RecoveryPoint,
     ReplicaDisk, Retired,

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::cipher::Cipher;
 use crate::layout::{Birth, Node};
 use crate::wrapped::MachineKey;
-use crate::{Error, MachineName, Result};
+use crate::{Error, Loss, MachineName, Result};
 
 /// The format of manifests that are not encrypted.
 pub(crate) const FORMAT: u64 = 5;
@@ -47,6 +47,9 @@ pub struct Manifest {
     pub retired: Option<Retired>,
     /// The recovery points, oldest first.
     pub points: Vec<RecoveryPoint>,
+    /// What is known to be damaged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
     /// What the replication state machine keeps with the replica.
     pub state: serde_json::Value,
     /// The machine's key, if it is encrypted.
@@ -288,6 +291,8 @@ impl Manifest {
             Some("what it retired was not folded into its checkpoint")
         } else if !self.points.iter().all(|point| self.holds(point.sequence)) {
             Some("a recovery point has no log")
+        } else if self.losses.iter().any(|loss| loss.contradicts(&self.disks)) {
+            Some("what it says to be lost is not of its disks")
         } else {
             None
         }
@@ -346,8 +351,8 @@ impl Manifest {
         self.logs.last().map(|entry| entry.sequence).or(base)
     }
 
-    /// The newest recovery point.
+    /// The newest recovery point that can be read.
     pub fn latest_point(&self) -> Option<&RecoveryPoint> {
-        self.points.last()
+        self.whole_points().next_back()
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use afterimage_block::Length;
+use afterimage_block::{DiskId, Length};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use object_store::path::Path;
@@ -20,6 +20,7 @@ use crate::{Error, Result, Store};
 pub(crate) struct DiskObjects {
     pub(crate) store: Store,
     pub(crate) layout: DiskLayout,
+    pub(crate) id: DiskId,
     pub(crate) size: Length,
 }
 
@@ -139,9 +140,18 @@ impl DiskObjects {
         let failed = |source| Error::store("read", path, source);
         let options = GetOptions::new().with_range(Some(range.clone()));
         let objects = &self.store.objects;
-        let found = objects.get_opts(path, options).await.map_err(failed)?;
+        let cut_short = || Error::damaged(path, "it is cut short");
+        let found = match objects.get_opts(path, options).await {
+            Ok(found) => found,
+            Err(source) => {
+                // Of a range that begins behind the end stores say what they like.
+                let size = objects.head(path).await.map(|meta| meta.size);
+                let is_cut = size.is_ok_and(|size| size < range.end);
+                return Err(if is_cut { cut_short() } else { failed(source) });
+            }
+        };
         if found.meta.size < range.end {
-            return Err(Error::damaged(path, "it is cut short"));
+            return Err(cut_short());
         }
         let bytes = found.bytes().await.map_err(failed)?;
         let length = range.end.saturating_sub(range.start);

@@ -12,6 +12,7 @@ use afterimage_changelog::RecordHeader;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStream, TryStreamExt};
+use object_store::path::Path;
 use tokio::runtime::Handle;
 
 use crate::base::blocking;
@@ -20,14 +21,15 @@ use crate::index::{Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, Node, PAGE};
 use crate::objects::DiskObjects;
 use crate::records::{OpenLog, Outline, batches, outline};
-use crate::{Error, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result};
+use crate::{Error, LogEntry, LogObject, Loss, Manifest, Part, RecoveryPoint, Replica, Result};
 
 /// Chunks and records that are read at the same time when a disk is restored.
 const PARALLEL: usize = 4;
 /// Outlines of logs that are: they are small, and there can be thousands of them.
 const OUTLINES: usize = 16;
 
-/// Which recovery point is meant.
+/// Which recovery point is meant. One that is known to be damaged is found by its number alone: what
+/// cannot be read of it is an error where it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PointSelector {
     /// The newest.
@@ -53,11 +55,11 @@ impl Manifest {
     /// # Errors
     /// [`Error::NoPoint`] tells which there are.
     pub fn select(&self, selector: PointSelector) -> Result<RecoveryPoint> {
-        let mut newest_first = self.points.iter().rev();
+        let mut newest_first = self.whole_points().rev();
         let (found, wanted) = match selector {
             PointSelector::Latest => (newest_first.next(), "at all".to_owned()),
             PointSelector::Sequence(sequence) => (
-                newest_first.find(|point| point.sequence == sequence),
+                self.points.iter().find(|point| point.sequence == sequence),
                 sequence.to_string(),
             ),
             PointSelector::AtOrBefore(time) => {
@@ -69,7 +71,13 @@ impl Manifest {
             name: self.name.to_string(),
             wanted,
             available: match (self.points.first(), self.points.last()) {
-                (Some(first), Some(last)) => format!("{} to {}", first.sequence, last.sequence),
+                (Some(first), Some(last)) => match self.damaged_points().count() {
+                    0 => format!("{} to {}", first.sequence, last.sequence),
+                    damaged => format!(
+                        "{} to {}, of which {damaged} cannot be read whole",
+                        first.sequence, last.sequence
+                    ),
+                },
                 _ => "none yet".into(),
             },
         })
@@ -84,14 +92,40 @@ impl Replica {
     /// [`Error::NoReplica`], [`Error::NoPoint`], [`Error::Damaged`], [`Error::Store`].
     pub async fn open_point(&self, sequence: Sequence) -> Result<Point> {
         let manifest = self.existing().await?;
-        let disks = (0..manifest.disks.len()).map(|disk| self.open_disk(&manifest, disk, sequence));
+        let is_lost = |loss: &Loss| loss.is_settled_at(sequence);
+        self.open_without(&manifest, sequence, is_lost).await
+    }
+
+    /// Opens the disks at the newest barrier, to be compared with the primary's. What is known to be
+    /// lost is left out: what lost logs held is not there, and what is [`unreadable`] reads as zeros or
+    /// not at all.
+    ///
+    /// # Errors
+    /// As [`open_point`](Self::open_point).
+    ///
+    /// [`unreadable`]: Manifest::unreadable
+    pub async fn open_to_compare(&self, manifest: &Manifest) -> Result<Point> {
+        let last = manifest.last().unwrap_or_default();
+        self.open_without(manifest, last, |_| true).await
+    }
+
+    /// Opens the disks at barrier `sequence` without the objects of the losses that are `lost`.
+    async fn open_without(
+        &self,
+        manifest: &Manifest,
+        sequence: Sequence,
+        lost: impl Fn(&Loss) -> bool,
+    ) -> Result<Point> {
+        let disks = 0..manifest.disks.len();
+        let disks = disks.map(|disk| self.open_disk(manifest, disk, sequence, &lost));
         let disks = try_join_all(disks).await?;
         let disks = disks.into_iter().map(Arc::new).collect();
         Ok(Point { sequence, disks })
     }
 
     /// What the logs after barrier `after`, up to barrier `through`, say of each disk, in the
-    /// machine's order; `None` where `through` is the earlier one, or the store no longer holds both.
+    /// machine's order; `None` where `through` is the earlier one, or the store no longer holds both and
+    /// all between them.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Store`].
@@ -105,6 +139,11 @@ impl Replica {
             return Ok(None);
         }
         let between = |entry: &&LogEntry| after < entry.sequence && entry.sequence <= through;
+        let mut losses = manifest.losses.iter();
+        if losses.any(|loss| matches!(loss.part, Part::Log(log) if after < log && log <= through)) {
+            // What it held is somewhere in a later one, among other things.
+            return Ok(None);
+        }
         let mut changed = Vec::new();
         for (number, disk) in manifest.disks.iter().enumerate() {
             let objects = self.disk_objects(manifest, number)?;
@@ -125,6 +164,7 @@ impl Replica {
         manifest: &Manifest,
         disk: usize,
         sequence: Sequence,
+        lost: impl Fn(&Loss) -> bool,
     ) -> Result<PointDisk> {
         let objects = self.disk_objects(manifest, disk)?;
         let base = manifest
@@ -139,8 +179,14 @@ impl Replica {
                 available: format!("{:?} to {:?}", manifest.checkpoint, manifest.last()),
             });
         };
+        let is_lost = |path: &Path| manifest.loss(path).is_some_and(&lost);
+        let root = if is_lost(&objects.layout.root(&root)) {
+            Root::zero(objects.size)
+        } else {
+            objects.read_root(root).await?
+        };
         let mut opened = PointDisk {
-            root: objects.read_root(root).await?,
+            root,
             objects: objects.clone(),
             overlay: ExtentMap::new(),
             logs: Vec::new(),
@@ -153,7 +199,9 @@ impl Replica {
             .iter()
             .take_while(|entry| entry.sequence <= sequence);
         let id = manifest.disks.get(disk).map(|disk| disk.id);
-        let mut outlines = outlines(&objects, id, logs_of(disk, up_to));
+        let logs = logs_of(disk, up_to)
+            .filter(|(sequence, log)| !is_lost(&objects.layout.log(*sequence, log)));
+        let mut outlines = outlines(&objects, id, logs);
         while let Some(outline) = outlines.try_next().await? {
             opened.lay_over(outline);
         }
@@ -376,6 +424,12 @@ impl PointDisk {
         self.overlay.within(extent).next().is_some()
     }
 
+    /// Whether the logs hold all of `extent`, so that the base is not needed for it.
+    fn is_covered(&self, extent: Extent) -> bool {
+        let parts = self.overlay.within(extent).map(|(part, _)| part.length());
+        parts.fold(Length::ZERO, Length::saturating_add) == extent.length()
+    }
+
     pub(crate) fn root(&self) -> &Root {
         &self.root
     }
@@ -384,9 +438,13 @@ impl PointDisk {
         &self.objects
     }
 
-    pub(crate) async fn page_at(&self, page: Extent) -> Result<Page> {
-        let page = self.page(page.start()).await?;
-        Ok(Arc::unwrap_or_clone(page))
+    /// The page of the base at `page`; `None` where it cannot be read and the logs hold all of it.
+    pub(crate) async fn page_at(&self, page: Extent) -> Result<Option<Page>> {
+        match self.page(page.start()).await {
+            Ok(page) => Ok(Some(Arc::unwrap_or_clone(page))),
+            Err(Error::Damaged { .. }) if self.is_covered(page) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The run that holds the byte at `from`, starting there: what is known to be zeros is a hole.

@@ -339,6 +339,7 @@ fn new_manifest(name: &MachineName, claim: &Claim) -> Manifest {
         logs: Vec::new(),
         retired: None,
         points: Vec::new(),
+        losses: Vec::new(),
         state: serde_json::Value::Null,
         key: None,
     }

@@ -13,17 +13,19 @@ use crate::{Checkpoint, Manifest, Result, Retired};
 const FOLD_MIN: usize = 8;
 
 impl Writer {
-    /// Keeps the newest `points_max` recovery points, at least one. The logs that only older ones
-    /// needed are folded into the checkpoint once there are several, and what the fold before replaced
-    /// is deleted. A crash at any instant loses nothing.
+    /// Keeps the newest `points_max` recovery points, at least one, of those that can be read, and what
+    /// is newer than the oldest of these. The logs that only older ones needed are folded into the
+    /// checkpoint once there are several, and what the fold before replaced is deleted. A crash at any
+    /// instant loses nothing.
     ///
     /// # Errors
     /// [`Error::Fenced`](crate::Error::Fenced), [`Error::Damaged`](crate::Error::Damaged),
     /// [`Error::Store`](crate::Error::Store).
     pub async fn retain(&self, points_max: usize) -> Result<()> {
         let manifest = self.replica().existing().await?;
-        let surplus = manifest.points.len().saturating_sub(points_max.max(1));
-        let Some(oldest) = manifest.points.get(surplus).map(|point| point.sequence) else {
+        let whole: Vec<_> = manifest.whole_points().collect();
+        let surplus = whole.len().saturating_sub(points_max.max(1));
+        let Some(oldest) = whole.get(surplus).map(|point| point.sequence) else {
             return Ok(());
         };
         let foldable = manifest
@@ -72,6 +74,7 @@ impl Writer {
                 });
                 manifest.checkpoint = Some(checkpoint.clone());
                 manifest.points.retain(|point| point.sequence >= at);
+                manifest.forget_losses();
             }
             Ok(())
         };
@@ -87,8 +90,10 @@ async fn fold_disk(disk: &PointDisk, birth: Birth) -> Result<ContentDigest> {
         if !disk.is_patched(extent) {
             continue;
         }
-        let mut page = disk.page_at(extent).await?;
-        if fold_page(disk, extent, birth, &mut page).await? {
+        let known = disk.page_at(extent).await?;
+        let is_lost = known.is_none();
+        let mut page = known.unwrap_or_else(|| Page::zero(extent));
+        if fold_page(disk, extent, birth, &mut page).await? || is_lost {
             *node = objects.write_page(extent, birth, &page).await?;
         }
     }

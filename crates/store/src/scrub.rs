@@ -8,11 +8,14 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::cas::proved;
-use crate::index::{Page, Root, chunk_in_page, pages};
-use crate::layout::{CHUNK, Node};
+use crate::index::{Page, Root, chunk_in_page, number, pages};
+use crate::layout::{CHUNK, Node, PAGE};
 use crate::objects::DiskObjects;
 use crate::records::{Outline, outline};
-use crate::{Error, LogEntry, LogObject, MachineName, Manifest, Replica, ReplicaDisk, Result};
+use crate::{
+    Checkpoint, Error, LogEntry, LogObject, MachineName, Manifest, Part, Replica, ReplicaDisk,
+    Result,
+};
 
 /// Chunks of one page that are read at the same time.
 const PARALLEL: usize = 4;
@@ -60,6 +63,10 @@ pub struct Damage {
     pub disk: MachineName,
     /// The part of the disk that cannot be read for it, at some of the recovery points.
     pub extent: Extent,
+    pub(crate) number: usize,
+    pub(crate) part: Part,
+    /// The checkpoint whose tree it was found in.
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 impl Replica {
@@ -96,6 +103,11 @@ impl Scrub {
                     Place::LogsAfter(entry.sequence)
                 }
             };
+            // What was made up for nobody needs any more.
+            found.damage.retain(|damage| {
+                let loss = manifest.loss(&Path::from(damage.object.as_str()));
+                loss.is_none_or(|loss| loss.until.is_none())
+            });
             if !found.damage.is_empty() && !self.is_kept(&manifest).await? {
                 // What was missing was deleted meanwhile, and rightly: the replica went on.
                 continue;
@@ -133,7 +145,8 @@ impl Scrub {
             disk: disk.saturating_add(1),
             page: 0,
         };
-        let Some(root) = self.root(&objects, root, told, found).await? else {
+        let subject = Subject { manifest, disk };
+        let Some(root) = self.root(&objects, root, subject, found).await? else {
             return Ok(next_disk);
         };
         let nodes = pages(told.size).zip(&root.pages).enumerate().skip(page);
@@ -143,8 +156,10 @@ impl Scrub {
         };
         let read = objects.read_page(extent, *node).await;
         let length = read.as_ref().map_or(Length::ZERO, Page::length);
-        if let Some(page) = found.proved(read, length, told, extent)? {
-            chunks(&objects, extent, &page, told, found).await?;
+        let subject = Subject { manifest, disk };
+        let part = Part::Page(number(extent.start(), PAGE));
+        if let Some(page) = found.proved(read, length, subject, part)? {
+            chunks(&objects, extent, &page, subject, found).await?;
         }
         Ok(Place::Page {
             disk,
@@ -156,18 +171,15 @@ impl Scrub {
         &mut self,
         objects: &DiskObjects,
         node: Node,
-        disk: &ReplicaDisk,
+        subject: Subject<'_>,
         found: &mut Scrubbed,
     ) -> Result<Option<Arc<Root>>> {
         if let Some((_, root)) = self.root.as_ref().filter(|(known, _)| *known == node) {
             return Ok(Some(Arc::clone(root)));
         }
-        let Some(whole) = Extent::whole(disk.size) else {
-            return Ok(None);
-        };
         let read = objects.read_root(node).await.map(Arc::new);
         let length = read.as_ref().map_or(Length::ZERO, |root| root.length());
-        let root = found.proved(read, length, disk, whole)?;
+        let root = found.proved(read, length, subject, Part::Root)?;
         self.root = root.clone().map(|root| (node, root));
         Ok(root)
     }
@@ -179,16 +191,27 @@ impl Scrub {
         found: &mut Scrubbed,
     ) -> Result<()> {
         for (number, (disk, log)) in manifest.disks.iter().zip(&entry.disks).enumerate() {
-            let (Some(log), Some(whole)) = (log, Extent::whole(disk.size)) else {
+            let Some(log) = log else {
                 continue;
             };
             let objects = self.replica.disk_objects(manifest, number)?;
             let path = objects.layout.log(entry.sequence, log);
             let read = prove_log(&objects, &path, log, disk).await;
-            found.proved(read, log.length, disk, whole)?;
+            let subject = Subject {
+                manifest,
+                disk: number,
+            };
+            found.proved(read, log.length, subject, Part::Log(entry.sequence))?;
         }
         Ok(())
     }
+}
+
+/// A disk of a manifest, by its number.
+#[derive(Clone, Copy)]
+struct Subject<'m> {
+    manifest: &'m Manifest,
+    disk: usize,
 }
 
 impl Scrubbed {
@@ -197,8 +220,8 @@ impl Scrubbed {
         &mut self,
         read: Result<T>,
         length: Length,
-        disk: &ReplicaDisk,
-        extent: Extent,
+        subject: Subject<'_>,
+        part: Part,
     ) -> Result<Option<T>> {
         match read {
             Ok(read) => {
@@ -207,12 +230,19 @@ impl Scrubbed {
                 Ok(Some(read))
             }
             Err(Error::Damaged { object, reason }) => {
-                self.damage.push(Damage {
+                let Subject { manifest, disk } = subject;
+                let told = manifest.disks.get(disk);
+                let extent = told.and_then(|told| part.extent(told.size));
+                let told = told.zip(extent);
+                self.damage.extend(told.map(|(told, extent)| Damage {
                     object,
                     reason,
-                    disk: disk.name.clone(),
+                    disk: told.name.clone(),
                     extent,
-                });
+                    number: disk,
+                    part,
+                    checkpoint: manifest.checkpoint.clone(),
+                }));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -225,7 +255,7 @@ async fn chunks(
     objects: &DiskObjects,
     extent: Extent,
     page: &Page,
-    disk: &ReplicaDisk,
+    subject: Subject<'_>,
     found: &mut Scrubbed,
 ) -> Result<()> {
     let stored = extent
@@ -235,13 +265,14 @@ async fn chunks(
         .map(async |chunk| (chunk, objects.read_chunk(chunk, page).await))
         .buffered(PARALLEL);
     while let Some((chunk, read)) = reads.next().await {
-        found.proved(read, chunk.length(), disk, chunk)?;
+        let part = Part::Chunk(number(chunk.start(), CHUNK));
+        found.proved(read, chunk.length(), subject, part)?;
     }
     Ok(())
 }
 
 /// Every byte of a log: header and records by the content's digest, the footer by its own.
-async fn prove_log(
+pub(crate) async fn prove_log(
     objects: &DiskObjects,
     path: &Path,
     log: &LogObject,

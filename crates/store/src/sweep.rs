@@ -35,8 +35,8 @@ fn logs(objects: &DiskObjects, entries: &[LogEntry], disk: usize) -> Vec<Path> {
     entries.iter().filter_map(of_disk).collect()
 }
 
-/// `None` of an object that is not there, or cannot be read: it was swept, or what it named is left
-/// behind.
+/// `None` of an object that is not there, or cannot be read: it was swept, or what it names is not
+/// known, and left behind.
 fn present<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(found) => Ok(Some(found)),
@@ -51,7 +51,9 @@ impl DiskObjects {
         let Some(old_root) = present(self.read_root(old).await)? else {
             return Ok(());
         };
-        let Root { pages: new_pages } = self.read_root(new).await?;
+        let Some(Root { pages: new_pages }) = present(self.read_root(new).await)? else {
+            return Ok(());
+        };
         let pairs = old_root.pages.iter().zip(&new_pages);
         for (extent, (old, new)) in pages(self.size).zip(pairs) {
             if old != new {
@@ -68,7 +70,9 @@ impl DiskObjects {
         let Some(old_page) = present(self.read_page(extent, old).await)? else {
             return Ok(());
         };
-        let new_page = self.read_page(extent, new).await?;
+        let Some(new_page) = present(self.read_page(extent, new).await)? else {
+            return Ok(());
+        };
         let pairs = old_page.chunks().zip(new_page.chunks());
         let unused = extent
             .pieces(CHUNK)

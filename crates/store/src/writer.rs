@@ -12,7 +12,7 @@ use crate::layout::DiskLayout;
 use crate::manifest::Naming;
 use crate::objects::DiskObjects;
 use crate::{
-    Checkpoint, Error, Fence, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, Result,
+    Checkpoint, Error, Fence, LogEntry, LogObject, Loss, Manifest, RecoveryPoint, Replica, Result,
 };
 
 /// The member of the state kept with a replica that is not its writer's: what a writer publishes leaves
@@ -53,6 +53,9 @@ pub struct Publication {
     pub after_loss: bool,
     /// The recovery point that the replica reaches with them.
     pub point: Option<RecoveryPoint>,
+    /// Losses that were known before, with what these logs leave to be made up for
+    /// ([`Loss::without`]).
+    pub amends: Vec<Loss>,
 }
 
 impl Writer {
@@ -209,6 +212,7 @@ impl Writer {
             }
             manifest.logs.push(publication.logs.clone());
             manifest.points.extend(publication.point);
+            manifest.amend(&publication.amends, publication.logs.sequence);
             Ok(())
         };
         let manifest = self.change(publish).await?;
@@ -295,6 +299,7 @@ impl Replica {
         Ok(DiskObjects {
             store: self.store.clone(),
             layout: DiskLayout::new(&self.name, found.id, manifest.cipher()),
+            id: found.id,
             size: found.size,
         })
     }

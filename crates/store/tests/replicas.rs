@@ -146,6 +146,7 @@ impl Primary {
             predecessors: vec![log.summary().predecessor],
             after_loss: false,
             point: Some(point(sequence)),
+            amends: Vec::new(),
         }
     }
 }
@@ -452,6 +453,7 @@ async fn a_log_goes_on_where_the_one_before_it_was_lost() {
         predecessors: vec![ContentDigest::NONE],
         after_loss: false,
         point: None,
+        amends: Vec::new(),
     };
     writer.publish(&lost, &Value::Null).await.unwrap();
     let log = primary.generation(4);

@@ -219,6 +219,7 @@ async fn publish(
         after_loss: false,
         // Not every barrier is a recovery point.
         point: (!sequence.get().is_multiple_of(3)).then(|| point(sequence)),
+        amends: Vec::new(),
     };
     let published = writer.publish(&publication, &Value::Null).await;
     published.expect("it is published");

@@ -8,6 +8,7 @@
 mod extend;
 mod fixture;
 mod follow;
+mod mending;
 mod refusals;
 mod requests;
 mod reverse;

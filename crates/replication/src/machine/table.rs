@@ -76,6 +76,8 @@ impl Machine {
             (_,                   E::LogsGrew(lengths))           => self.logs_grew(lengths),
             (_,                   E::LogNearlyFull)               => self.log_nearly_full(now),
             (_,                   E::ChangedUntracked { disk })   => self.changed_untracked(disk),
+            (P::Delta,            E::ReplicaDamaged { lacks })    => self.replica_damaged(&lacks),
+            (_,                   E::ReplicaDamaged { .. })       => Vec::new(),
             (_,                   E::Failed { task, failure })    => self.failed(task, failure, now),
 
             (_,                   E::Progressed { task })         => self.progressed(task, now),
@@ -118,6 +120,11 @@ impl Machine {
     fn log_nearly_full(&mut self, now: Time) -> Vec<Action> {
         self.next_barrier = self.next_barrier.min(now);
         Vec::new()
+    }
+
+    fn replica_damaged(&mut self, lacks: &[Scope]) -> Vec<Action> {
+        self.doubt_again(lacks);
+        self.require_resync(ResyncReason::ReplicaDamaged)
     }
 
     fn changed_untracked(&mut self, disk: usize) -> Vec<Action> {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use afterimage_block::Length;
-use afterimage_replication::{Action, Ended, Event, Policy, Request, Scope, Shipment, State};
+use afterimage_replication::{
+    Action, Ended, Event, Policy, Report, Request, ResyncReason, Scope, Shipment, State,
+};
 use afterimage_retry::Time;
 
 use crate::walk::{Walk, barrier, reached};
@@ -72,4 +74,26 @@ fn a_stop_ends_with_a_recovery_point_also_behind_a_gap() {
     assert!(actions.contains(&Action::Prepare));
     let actions = walk.tell(Event::Prepared);
     assert!(actions.contains(&Action::Stopped { complete: true }));
+}
+
+#[test]
+fn what_a_damaged_replica_lacks_is_sent_once() {
+    let mut walk = Walk::replicating(Policy::default(), Time::ZERO);
+    let lacks = vec![Scope::Everything];
+    let told = Event::ReplicaDamaged {
+        lacks: lacks.clone(),
+    };
+    let actions = walk.tell(told.clone());
+    let reason = ResyncReason::ReplicaDamaged;
+    assert!(actions.contains(&Action::Report(Report::ResyncRequired(reason))));
+    walk.reach(&actions);
+    // The delta that goes before finds it damaged still.
+    let actions = walk.tell(Event::Shipped);
+    let resync =
+        |action: &Action| matches!(action, Action::Resync { scopes, .. } if *scopes == lacks);
+    assert!(actions.iter().any(resync), "{actions:?}");
+    assert_eq!(walk.tell(told), []);
+    let left = vec![Scope::NOTHING];
+    walk.tell(Event::Resynchronized { left });
+    assert_eq!(walk.machine.state(), State::Replicating);
 }

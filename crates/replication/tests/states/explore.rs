@@ -18,7 +18,7 @@ use afterimage_retry::{Class, Time};
 const MACHINES_MAX: usize = 20_000;
 
 /// The events that are tried, apart from requests.
-pub(crate) const EVENTS: [&str; 26] = [
+pub(crate) const EVENTS: [&str; 27] = [
     "claimed, no base there",
     "claimed, at the newest acknowledged",
     "claimed, an older state there",
@@ -36,6 +36,7 @@ pub(crate) const EVENTS: [&str; 26] = [
     "logs outgrew their quota",
     "log nearly full",
     "changed untracked",
+    "replica damaged",
     "failed, recoverable",
     "failed, not recoverable",
     "given up",
@@ -229,6 +230,12 @@ impl Node {
             ),
             ("log nearly full", Event::LogNearlyFull),
             ("changed untracked", Event::ChangedUntracked { disk: 0 }),
+            (
+                "replica damaged",
+                Event::ReplicaDamaged {
+                    lacks: vec![Scope::Everything],
+                },
+            ),
         ];
         for (name, event) in spontaneous {
             let mut next = self.clone();

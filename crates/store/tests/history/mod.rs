@@ -9,8 +9,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use afterimage_block::{
-    Change, ContentDigest, DiskId, Epoch, Extent, Length, MachineId, MemoryDisk, Offset, Sequence,
-    SessionId, Timestamp,
+    BlockRead, BlockWrite, Change, ContentDigest, DiskId, Epoch, Extent, ExtentSet, Length,
+    MachineId, MemoryDisk, Offset, Sequence, SessionId, Timestamp,
 };
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_store::{
@@ -141,6 +141,27 @@ impl Primary {
         log.seal(self.last).unwrap()
     }
 
+    /// What the disk holds in `extents`, logged as generation `sequence`, without a predecessor.
+    pub(crate) fn copied(&mut self, sequence: u64, extents: &ExtentSet) -> SealedLog {
+        let mut log = self.log(sequence);
+        for extent in extents
+            .iter()
+            .flat_map(|extent| extent.pieces(Length::mib(1)))
+        {
+            let mut data = vec![0; extent.length().to_usize().unwrap()];
+            self.disk.read_at(extent.start(), &mut data).unwrap();
+            self.write(&mut log, extent.start(), &data);
+        }
+        self.last = ContentDigest::NONE;
+        log.seal(ContentDigest::NONE).unwrap()
+    }
+
+    /// Makes the disk what it was; the next log follows none.
+    pub(crate) fn put_back(&mut self, image: &[u8]) {
+        self.disk.write_at(Offset::ZERO, image).unwrap();
+        self.last = ContentDigest::NONE;
+    }
+
     fn write(&self, log: &mut FileWriter, offset: Offset, data: &[u8]) {
         let change = Change::Write { offset, data };
         change.apply_to(self.disk.as_ref()).unwrap();
@@ -185,6 +206,7 @@ impl Primary {
             predecessors: vec![log.summary().predecessor],
             after_loss: false,
             point: Some(point(sequence.get())),
+            amends: Vec::new(),
         }
     }
 }
