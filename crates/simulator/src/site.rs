@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use afterimage_block::{ContentDigest, DiskId, Epoch, Sequence};
-use afterimage_replication::{Barrier, Machine, Standby, Task};
+use afterimage_replication::{Barrier, Machine, Scope, Standby, Task};
 use afterimage_retry::Time;
 use afterimage_store::{BaseProgress, Writer};
 use futures::future::LocalBoxFuture;
@@ -124,9 +124,17 @@ pub(crate) struct Site {
     pub(crate) process: Option<Process>,
     pub(crate) operation: Option<Running>,
     pub(crate) record: Record,
+    /// Whether a fault has taken intents since the last start.
+    pub(crate) intents_lost: bool,
 }
 
 impl Site {
+    /// Whether the machine, as it is recorded, knows of one of its disks nothing more than that it may differ.
+    pub(crate) fn doubts_a_whole_disk(&self) -> bool {
+        let doubt = self.saved.machine.doubt();
+        doubt.contains(&Scope::Everything)
+    }
+
     pub(crate) fn untracked(&self) -> Vec<Untracked> {
         let disks = self.ids.iter().zip(&self.disks).zip(&self.folders);
         disks

@@ -10,6 +10,8 @@ use crate::plant::Plant;
 pub enum Invariant {
     /// Where a disk and the newest published state differ is known, also after a crash.
     ChangesAreTracked,
+    /// After a crash no more is in doubt than what was marked: never a whole disk, unless the marks were lost.
+    Proportional,
     /// A recovery point is all disks at one barrier, byte for byte.
     PointsAreBarriers,
     /// A published point stays as it is, until retention drops it from the oldest end.

@@ -301,6 +301,7 @@ fn new_site(number: usize, options: &Options, hub: &Hub, folder: &Path) -> Site 
         process: None,
         operation: None,
         record: Record::default(),
+        intents_lost: false,
     }
 }
 

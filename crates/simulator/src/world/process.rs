@@ -45,8 +45,18 @@ impl World {
             return Ok(());
         }
         self.hub.trace(|| format!("site {number}: start"));
-        match self.try_start(number) {
-            Ok(()) => self.check_restarted(number),
+        // What else may put a whole disk in doubt.
+        let excused = site.saved.clean || site.intents_lost || site.doubts_a_whole_disk();
+        let started = self.try_start(number);
+        let whole = self.sites[number].doubts_a_whole_disk();
+        ensure(excused || !whole, Invariant::Proportional, || {
+            format!("site {number} doubts a whole disk after a crash that lost no intents")
+        })?;
+        match started {
+            Ok(()) => {
+                self.sites[number].intents_lost = false;
+                self.check_restarted(number)
+            }
             Err(error) => {
                 self.hub
                     .trace(|| format!("site {number}: not started: {error}"));
@@ -561,7 +571,8 @@ impl World {
             site.disks.iter().for_each(|disk| disk.cut_power());
         }
         if self.hub.log_fault() {
-            lose_intents(&site.folders[0], site.saved.machine.open(), &self.hub);
+            site.intents_lost |=
+                lose_intents(&site.folders[0], site.saved.machine.open(), &self.hub);
         }
         if self.hub.is_planted(Plant::IntentAfterWrite) {
             unmark_last(&site.folders[0]);
@@ -589,8 +600,8 @@ fn change_untracked(disk: &crate::disk::SimDisk, hub: &crate::hub::Hub) {
 }
 
 /// The intent file of the generation that is recorded as open is gone, or the head of the newest is
-/// damaged. That one which nobody has recorded yet is gone cannot be seen.
-fn lose_intents(folder: &std::path::Path, open: Sequence, hub: &crate::hub::Hub) {
+/// damaged; whether it was. That one which nobody has recorded yet is gone cannot be seen.
+fn lose_intents(folder: &std::path::Path, open: Sequence, hub: &crate::hub::Hub) -> bool {
     let lost = if hub.chance(500) {
         std::fs::remove_file(intent_path(folder, open))
     } else {
@@ -606,6 +617,7 @@ fn lose_intents(folder: &std::path::Path, open: Sequence, hub: &crate::hub::Hub)
     if lost.is_ok() {
         hub.mark(Mark::IntentsLost);
     }
+    lost.is_ok()
 }
 
 /// The last entry of the newest intent file was not durable.
