@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use afterimage::block::{Length, Sequence, Timestamp};
+use afterimage::block::{Epoch, Length, Sequence, Timestamp};
 use afterimage::{
-    Clock, Failover, ListenAddress, MachineName, PointSelector, Replica, Store, cancel, commit,
-    fail_over, open_point, serve_failover, status,
+    Failover, ListenAddress, MachineName, PointSelector, Replica, Store, TestResult, cancel,
+    clean_up, commit, fail_over, open_point, serve_failover,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -38,12 +38,43 @@ struct Arguments {
     /// it is a test.
     #[arg(long, conflicts_with_all = ["commit", "cancel"])]
     listen: Option<ListenAddress>,
+    /// Fail over unplanned though the primary has just reported, and may be alive: it is fenced off.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    end: End,
+    #[command(flatten)]
+    clean: TestEnd,
+}
+
+/// How a failover ends.
+#[derive(clap::Args)]
+struct End {
     /// Make the failover final.
     #[arg(long, conflicts_with = "cancel")]
     commit: bool,
     /// Take the failover back.
     #[arg(long)]
     cancel: bool,
+    /// Commit or cancel only the failover that began this epoch, as it was shown then; by default the one
+    /// that the replica is in.
+    #[arg(long)]
+    epoch: Option<u64>,
+}
+
+/// How a test failover ends.
+#[derive(clap::Args)]
+struct TestEnd {
+    /// Clean up the test failover, also one that was cut short: its images, in --out, are removed, and what
+    /// came of it is recorded. Until then there is no other one.
+    #[arg(long, conflicts_with_all = ["commit", "cancel", "kind", "listen"])]
+    clean_up: bool,
+    /// Record that the test failed.
+    #[arg(long, requires = "clean_up")]
+    failed: bool,
+    /// What else is to be remembered of the test.
+    #[arg(long, requires = "clean_up", default_value = "")]
+    notes: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,24 +106,32 @@ async fn main() -> Result<()> {
         .await?
         .with_key(arguments.key.read()?)
         .replica(arguments.name);
-    if arguments.commit {
-        commit(&replica).await?;
+    let failover = arguments.end.epoch.map(Epoch::new);
+    if arguments.end.commit {
+        commit(&replica, failover).await?;
         println!("the failover is final");
         return Ok(());
     }
-    if arguments.cancel {
-        cancel(&replica).await?;
+    if arguments.end.cancel {
+        cancel(&replica, failover).await?;
         println!("the failover is taken back; the primary may go on");
+        return Ok(());
+    }
+    if arguments.clean.clean_up {
+        let (out, result) = (arguments.out.as_deref(), result(arguments.clean.failed));
+        let tested = clean_up(&replica, out, result, &arguments.clean.notes).await?;
+        println!(
+            "the test of recovery point {} is cleaned up",
+            tested.sequence
+        );
         return Ok(());
     }
     let how = match (arguments.kind, arguments.listen.is_some()) {
         (Some(Kind::Test), _) | (None, true) => Failover::Test,
         (Some(Kind::Planned), _) => Failover::Planned,
+        (Some(Kind::Unplanned) | None, _) if arguments.force => Failover::Forced,
         (Some(Kind::Unplanned) | None, _) => Failover::Unplanned,
     };
-    if how == Failover::Unplanned && status(&replica, Clock::timestamp()).await?.alive {
-        eprintln!("the primary has just reported, and may be alive: it is fenced off nevertheless");
-    }
     let (point, out) = (arguments.point, arguments.out);
     match (arguments.listen, how, out) {
         (Some(address), Failover::Test, None) => test(&replica, point, &address).await,
@@ -102,6 +141,14 @@ async fn main() -> Result<()> {
         (Some(address), how, Some(out)) => serve(&replica, how, point, &address, &out).await,
         (None, how, Some(out)) => copy(&replica, how, point, &out).await,
         (_, _, None) => bail!("--out is missing: the folder for the images"),
+    }
+}
+
+fn result(failed: bool) -> TestResult {
+    if failed {
+        TestResult::Failed
+    } else {
+        TestResult::Succeeded
     }
 }
 
@@ -115,6 +162,9 @@ async fn copy(replica: &Replica, how: Failover, point: PointSelector, out: &Path
     let done = fail_over(replica, how, point, out, progress).await?;
     bar.finish_and_clear();
     show_point(done.sequence, done.time);
+    if let Some(epoch) = done.epoch {
+        show_epoch(epoch);
+    }
     show_images(&done.images);
     Ok(())
 }
@@ -130,6 +180,7 @@ async fn serve(
     let mut served = serve_failover(replica, how, point, address, out).await?;
     let point = served.point();
     show_point(point.sequence, point.time);
+    show_epoch(served.epoch());
     for export in served.exports() {
         println!("{export}");
     }
@@ -160,11 +211,17 @@ async fn test(replica: &Replica, point: PointSelector, address: &ListenAddress) 
         println!("{export}");
     }
     tokio::signal::ctrl_c().await?;
-    Ok(opened.close().await?)
+    opened.close().await?;
+    println!("nothing of it is left; --clean-up records what came of it");
+    Ok(())
 }
 
 fn show_point(sequence: Sequence, time: Timestamp) {
     println!("recovery point {sequence} of {}", shown_time(time));
+}
+
+fn show_epoch(epoch: Epoch) {
+    println!("to be committed or cancelled as the failover of epoch {epoch}");
 }
 
 fn show_images(images: &[PathBuf]) {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use afterimage::{
-    Clock, JobState, MachineName, SideStatus, Standing, Status, Store, side_status, status,
+    Clock, JobState, MachineName, Operation, SideStatus, Standing, Status, Store, side_status,
+    status,
 };
 use anyhow::Result;
 use clap::Parser;
@@ -111,9 +112,21 @@ fn print(status: &Status) {
         };
         println!("  damaged: {}; {fate}", loss.object);
     }
-    if let Some(test) = status.tested {
+    if let Some(test) = &status.test {
+        let begun = shown_time(test.begun);
+        let (point, place) = (test.sequence, &test.place);
+        println!(
+            "  test failover of {begun} to recovery point {point} at {place}, to be cleaned up"
+        );
+    }
+    if let Some(test) = &status.tested {
         let (point, time) = (test.sequence, shown_time(test.time));
-        println!("  last test failover {time}, to recovery point {point}");
+        let result = format!("{:?}", test.result).to_lowercase();
+        let notes = if test.notes.is_empty() { "" } else { ": " };
+        println!(
+            "  last test failover, to recovery point {point}, {result}, cleaned up {time}{notes}{}",
+            test.notes
+        );
     }
     for former in &status.diverged {
         let (epoch, time) = (former.epoch, shown_time(former.time));
@@ -128,6 +141,36 @@ fn print(status: &Status) {
             (state, _) => format!("{state:?}"),
         };
         println!("  job {:?} {}: {end}", job.kind, job.subject);
+    }
+    for operation in status.operations.iter().rev().take(5) {
+        print_operation(operation);
+    }
+}
+
+/// A job of an operator's, with its tasks and what can be done about it.
+fn print_operation(operation: &Operation) {
+    let Operation { job, actions, .. } = operation;
+    let until = job.ended.map(|ended| format!(" to {}", shown_time(ended)));
+    println!(
+        "  {} ({}): {:?}, {}{}",
+        job.kind.description(),
+        job.subject,
+        job.state,
+        shown_time(job.started),
+        until.unwrap_or_default()
+    );
+    for task in &job.tasks {
+        println!("    {}: {:?}", task.name, task.state);
+    }
+    if let Some(error) = &job.error {
+        println!("    {error}");
+        for cause in error.code.causes() {
+            println!("    possible cause: {cause}");
+        }
+        println!("    recommended: {}", error.code.recommended_action());
+    }
+    if !actions.is_empty() {
+        println!("    allowed: {actions:?}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use afterimage::block::Length;
 use afterimage::{
     Clock, Failover, Follow, MachineName, Notice, PointSelector, ProtectedMachine, Protection,
-    Replica, Store, commit, fail_over,
+    Replica, Store, TestResult, clean_up, commit, fail_over,
 };
 use anyhow::{Context, Result, ensure};
 use tokio::task::block_in_place;
@@ -109,7 +109,8 @@ impl Walk {
         let images = self.fail_over(Failover::Test, &out).await?;
         let sent = self.watch.take_sent();
         self.prove(step, &images, sent, begun)?;
-        Ok(fs::remove_dir_all(out)?)
+        clean_up(&self.replica, Some(&out), TestResult::Succeeded, step).await?;
+        Ok(())
     }
 
     /// The guests write `percent` more and stop; the machine ships the last delta, and the replica
@@ -121,7 +122,7 @@ impl Walk {
         self.stop().await?;
         let out = self.folder.join("failed-over");
         let images = self.fail_over(Failover::Planned, &out).await?;
-        commit(&self.replica).await?;
+        commit(&self.replica, None).await?;
         let sent = self.watch.take_sent();
         self.prove(step, &images, sent, begun)?;
         Ok(std::mem::replace(&mut self.disks, images))
@@ -148,10 +149,10 @@ impl Walk {
         let mut follower = follow.start().await?;
         let pulled = follower.pull(|_, _| ()).await?;
         println!("{} compared, {} written", pulled.compared, pulled.written);
-        let disks = self
-            .fail_over(Failover::Test, &self.folder.join("at-the-point"))
-            .await?;
+        let out = self.folder.join("at-the-point");
+        let disks = self.fail_over(Failover::Test, &out).await?;
         self.prove(step, &disks, pulled.written, begun)?;
+        clean_up(&self.replica, Some(&out), TestResult::Succeeded, step).await?;
 
         let step = "failback";
         let begun = announce(step);
@@ -160,7 +161,7 @@ impl Walk {
         let pulled = follower.pull(|_, _| ()).await?;
         println!("{} compared, {} written", pulled.compared, pulled.written);
         self.disks = follower.fail_back().await?.images;
-        commit(&self.replica).await?;
+        commit(&self.replica, None).await?;
         let disks = self.disks.clone();
         self.prove(step, &disks, pulled.written, begun)
     }

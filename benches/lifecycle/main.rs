@@ -40,7 +40,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use afterimage::block::{BlockWrite, Length, Offset, RawDisk};
-use afterimage::{Failover, PointSelector, fail_over};
+use afterimage::{Failover, PointSelector, TestResult, clean_up, fail_over};
 use benches::{Noise, Paired};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -168,7 +168,11 @@ fn fail_over_to_test(runtime: &Runtime, folder: &Path) -> Duration {
             done.expect("a failover");
         });
     });
-    fs::remove_dir_all(&out).expect("the images just made");
+    runtime.block_on(async {
+        let replica = replica(folder).await;
+        let cleaned = clean_up(&replica, Some(&out), TestResult::Succeeded, "").await;
+        cleaned.expect("the images just made");
+    });
     elapsed
 }
 

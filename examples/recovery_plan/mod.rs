@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use afterimage::{MachineName, Store};
+use afterimage::{MachineName, Store, TestResult};
 use afterimage_plan::{Kind, Outcome, Plan, Run, Task, Work};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -44,11 +44,25 @@ enum Command {
         /// Planned needs stopped primaries; unplanned fences them off.
         #[arg(long, value_enum, default_value_t = Failover::Unplanned)]
         kind: Failover,
+        /// Fail over unplanned also the machines whose primaries have just reported, and may be alive.
+        #[arg(long)]
+        force: bool,
     },
     /// Fail the machines over as a test, which changes nothing.
     Test {
         #[command(flatten)]
         start: Start,
+    },
+    /// Clean up the test failovers of a test that is over: remove their images, and record what came of it.
+    CleanUp {
+        /// The plan.
+        plan: PathBuf,
+        /// Record that the test failed.
+        #[arg(long)]
+        failed: bool,
+        /// What else is to be remembered of it.
+        #[arg(long, default_value = "")]
+        notes: String,
     },
     /// Go on with a run that waits for the operator, or was cut short.
     Resume {
@@ -115,14 +129,19 @@ async fn obey(command: Command) -> Result<ExitCode> {
             println!("the plan is good, and all of its machines are in the store");
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { start, kind } => {
+        Command::Run { start, kind, force } => {
             let kind = match kind {
                 Failover::Planned => Kind::Planned,
                 Failover::Unplanned => Kind::Unplanned,
             };
-            begin(start, kind).await
+            begin(start, kind, force).await
         }
-        Command::Test { start } => begin(start, Kind::Test).await,
+        Command::Test { start } => begin(start, Kind::Test, false).await,
+        Command::CleanUp {
+            plan,
+            failed,
+            notes,
+        } => clean_up(&plan, failed, &notes).await,
         Command::Resume { plan, done, again } => resume(&plan, done, again).await,
         Command::Report { plan, json } => {
             let (site, run) = journal::read(&plan)?;
@@ -140,19 +159,30 @@ async fn validated(path: &Path, store: &Store) -> Result<Plan> {
     Ok(plan)
 }
 
-async fn begin(start: Start, kind: Kind) -> Result<ExitCode> {
+async fn begin(start: Start, kind: Kind, force: bool) -> Result<ExitCode> {
     let store = Store::open_existing(&start.replica).await?;
     let plan = validated(&start.plan, &store).await?;
     let site = Site {
         replica: start.replica,
-        out: std::path::absolute(start.out)?,
+        out: real(&start.out)?,
+        force,
     };
     for machine in plan.groups.iter().flat_map(|group| &group.machines) {
+        if kind == Kind::Test {
+            work::refuse_second_test(machine, &store).await?;
+        }
         let folder = site.out.join(machine);
         ensure!(!folder.exists(), "{} is there already", folder.display());
     }
     let mut journal = Journal::create(&start.plan, site, Run::new(&plan, kind))?;
     proceed(&mut journal, &store).await
+}
+
+/// The path of a folder, made if it is not there, as failovers record it.
+fn real(out: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(out)
+        .and_then(|()| out.canonicalize())
+        .with_context(|| out.display().to_string())
 }
 
 async fn resume(plan: &Path, done: Option<usize>, again: Option<usize>) -> Result<ExitCode> {
@@ -177,6 +207,31 @@ async fn resume(plan: &Path, done: Option<usize>, again: Option<usize>) -> Resul
         journal.change(|run| Ok(run.again(id)?))?;
     }
     proceed(&mut journal, &store).await
+}
+
+async fn clean_up(plan: &Path, failed: bool, notes: &str) -> Result<ExitCode> {
+    let journal = Journal::open(plan)?;
+    let (site, run) = (journal.site(), journal.run());
+    ensure!(
+        run.kind() == Kind::Test,
+        "the last run of this plan was no test"
+    );
+    ensure!(run.is_over(), "the test is not over: `resume` it");
+    let result = if failed {
+        TestResult::Failed
+    } else {
+        TestResult::Succeeded
+    };
+    let store = Store::open_existing(&site.replica).await?;
+    for task in run.tasks() {
+        if let Work::Machine(name) = &task.work {
+            work::clean_up_machine(name, site, &store, result, notes).await?;
+        }
+    }
+    // Others may have files there.
+    let _ = fs::remove_dir(&site.out);
+    println!("the test is cleaned up");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn machine_id(task: &Task) -> Option<usize> {

@@ -42,6 +42,7 @@ async fn main() -> ExitCode {
     }
     let folder = tempfile::tempdir().unwrap();
     protect(folder.path()).await;
+    a_test_is_cleaned_up(folder.path());
     a_plan_survives_a_kill(folder.path());
     what_is_wrong_is_refused(folder.path());
     ExitCode::SUCCESS
@@ -145,6 +146,22 @@ fn a_plan_survives_a_kill(folder: &Path) {
     assert!(report.contains("the run is over"));
     // Of those that the kill did not cut short: a planned failover loses nothing.
     assert!(report.matches(", RPO 0s").count() >= 7, "{report}");
+}
+
+fn a_test_is_cleaned_up(folder: &Path) {
+    let plan = "name = \"test\"\n[[group]]\nname = \"all\"\nmachines = [\"m3\", \"m4\"]\n";
+    fs::write(folder.join("test.toml"), plan).unwrap();
+    let test = "test test.toml --replica replicas --out test";
+    ends_with(folder, test, 0);
+    let image = folder.join("test/m3/root.raw");
+    assert!(image.exists());
+    let second = ends_with(folder, "test test.toml --replica replicas --out other", 1);
+    assert!(second.contains("is not cleaned up"), "{second}");
+    ends_with(folder, "clean-up test.toml --failed --notes late", 0);
+    assert!(!folder.join("test").exists());
+    ends_with(folder, test, 0);
+    assert!(image.exists());
+    ends_with(folder, "clean-up test.toml", 0);
 }
 
 fn what_is_wrong_is_refused(folder: &Path) {

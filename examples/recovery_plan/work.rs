@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use afterimage::{Clock, Failover, PointSelector, Replica, Store, fail_over};
+use afterimage::{
+    Clock, Failover, PointSelector, Replica, Store, TestPlace, TestResult, clean_up, fail_over,
+    status,
+};
 use afterimage_plan::{Action, Kind, Outcome, Task, Work};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -18,6 +21,9 @@ pub(super) struct Site {
     pub(super) replica: String,
     /// The folder for the images.
     pub(super) out: PathBuf,
+    /// Whether primaries that may be alive are fenced off.
+    #[serde(default)]
+    pub(super) force: bool,
 }
 
 /// Whether only the operator can do it.
@@ -44,6 +50,7 @@ async fn machine(name: &str, kind: Kind, site: &Site, store: &Store) -> Result<S
     let how = match kind {
         Kind::Test => Failover::Test,
         Kind::Planned => Failover::Planned,
+        Kind::Unplanned if site.force => Failover::Forced,
         Kind::Unplanned => Failover::Unplanned,
         Kind::Reverse => bail!("replication cannot be reversed from here"),
     };
@@ -51,6 +58,10 @@ async fn machine(name: &str, kind: Kind, site: &Site, store: &Store) -> Result<S
     let out = site.out.join(name);
     if is_complete(&replica, &out).await? {
         return Ok("its images were complete before the run was cut short".into());
+    }
+    if how == Failover::Test && is_begun(&replica, &out).await? {
+        let (result, notes) = (TestResult::Failed, "it was cut short");
+        clean_up(&replica, Some(&out), result, notes).await?;
     }
     let done = fail_over(&replica, how, PointSelector::Latest, &out, |_, _| ()).await?;
     let (point, time) = (done.sequence, shown_time(done.time));
@@ -61,6 +72,40 @@ async fn machine(name: &str, kind: Kind, site: &Site, store: &Store) -> Result<S
     };
     let rpo = humantime::format_duration(Duration::from_secs(lost.as_secs()));
     Ok(format!("recovery point {point} of {time}, RPO {rpo}"))
+}
+
+/// Whether the test failover to `out` is one that was cut short.
+async fn is_begun(replica: &Replica, out: &Path) -> Result<bool> {
+    let test = status(replica, Clock::timestamp()).await?.test;
+    Ok(test.is_some_and(|test| test.place == TestPlace::Images(out.into())))
+}
+
+/// Refuses a test of machine `name` while one is not cleaned up, of this plan or by somebody else.
+pub(super) async fn refuse_second_test(name: &str, store: &Store) -> Result<()> {
+    let status = status(&store.replica(name.parse()?), Clock::timestamp()).await?;
+    if let Some(test) = status.test {
+        bail!(
+            "machine {name}: its test failover at {} is not cleaned up",
+            test.place
+        );
+    }
+    Ok(())
+}
+
+/// Removes what the test failover of machine `name` made, if it is this run's and not cleaned up yet, and records
+/// what came of it.
+pub(super) async fn clean_up_machine(
+    name: &str,
+    site: &Site,
+    store: &Store,
+    result: TestResult,
+    notes: &str,
+) -> Result<()> {
+    let (replica, out) = (store.replica(name.parse()?), site.out.join(name));
+    if is_begun(&replica, &out).await? {
+        clean_up(&replica, Some(&out), result, notes).await?;
+    }
+    Ok(())
 }
 
 /// Whether all images are there, which have their names when they are complete. If only some are, no

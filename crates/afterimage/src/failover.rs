@@ -3,26 +3,31 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use afterimage_block::{HydratingDisk, Length, RawDisk, Sequence, SessionId, Timestamp};
-use afterimage_replication::{NotAllowed, ReplicaRequest, Role};
+use afterimage_block::{Epoch, HydratingDisk, Length, RawDisk, Sequence, SessionId, Timestamp};
+use afterimage_replication::{JobKind, NotAllowed, ReplicaRequest, Role};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
 use crate::error::blocking;
-use crate::notes::{self, TestFailover};
+use crate::notes::{self, Notes};
+use crate::operations;
 use crate::shared::{Kept, change_kept};
 use crate::state::{FailoverTarget, Fingerprint, Saved, Side, StateFolder, default_folder};
+use crate::test_failover::{TestPlace, begin_test};
 use crate::{Clock, Error, Result};
 
 /// How a machine is failed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
-    /// To see whether it works: nothing changes but what [`status`](crate::status) tells of the last
-    /// test, and replication goes on meanwhile.
+    /// To see whether it works: nothing changes, and replication goes on meanwhile. One at a time: it is
+    /// known to the replica until it is [cleaned up](crate::clean_up).
     Test,
     /// The primary is stopped and its last delta is here.
     Planned,
-    /// The primary is lost; it is fenced off.
+    /// The primary is lost; it is fenced off. Refused while it may be alive: it reported within its last two
+    /// intervals.
     Unplanned,
+    /// As unplanned, whether or not the primary may be alive.
+    Forced,
 }
 
 impl Failover {
@@ -31,7 +36,15 @@ impl Failover {
         match self {
             Self::Test => None,
             Self::Planned => Some(ReplicaRequest::PlannedFailover { point }),
-            Self::Unplanned => Some(ReplicaRequest::UnplannedFailover { point }),
+            Self::Unplanned | Self::Forced => Some(ReplicaRequest::UnplannedFailover { point }),
+        }
+    }
+
+    const fn job(self) -> JobKind {
+        match self {
+            Self::Test => JobKind::TestFailover,
+            Self::Planned => JobKind::PlannedFailover,
+            Self::Unplanned | Self::Forced => JobKind::UnplannedFailover,
         }
     }
 }
@@ -39,6 +52,8 @@ impl Failover {
 /// What a failover made.
 #[derive(Clone, Debug)]
 pub struct FailedOver {
+    /// The epoch that it began, by which [`commit`] and [`cancel`] know it; none of a test.
+    pub epoch: Option<Epoch>,
     /// The recovery point.
     pub sequence: Sequence,
     /// When its barrier was.
@@ -70,26 +85,39 @@ pub async fn fail_over(
 ) -> Result<FailedOver> {
     let manifest = replica.existing().await?;
     let point = manifest.select(selector)?;
-    match how.request(point.sequence) {
-        None => {
-            let images = images(&manifest, out);
-            refuse_existing(&images)?;
-            make_folder(out)?;
-            let done = restore(replica, point, images, progress).await?;
-            tested(replica, point).await;
-            Ok(done)
+    let images = images(&manifest, out);
+    if how == Failover::Test {
+        refuse_existing(&images)?;
+        Kept::parse(&manifest.state)?.notes.admit_test()?;
+        let place = TestPlace::Images(make_folder(out)?);
+        let job = begin_test(replica, point, &place).await?;
+        let restored = restore(replica, point, &images, progress).await;
+        operations::end(replica, job, restored).await?;
+        return Ok(failed_over(None, point, images));
+    }
+    let begun = begin(replica, &manifest, how, point, out).await?;
+    let make = async {
+        // Served ones hold what was written to them.
+        if let Some(image) = images.iter().find(|image| HydratingDisk::is_begun(image)) {
+            return Err(Error::Exists(image.clone()));
         }
-        Some(request) => {
-            let folder = begin(replica, &manifest, request, point, out).await?;
-            let images = images(&manifest, out);
-            // Served ones hold what was written to them.
-            if let Some(image) = images.iter().find(|image| HydratingDisk::is_begun(image)) {
-                return Err(Error::Exists(image.clone()));
-            }
-            let done = restore(replica, point, images, progress).await?;
-            complete(&folder, Some(point.time))?;
-            Ok(done)
-        }
+        restore(replica, point, &images, progress).await?;
+        complete(&begun.folder, Some(point.time))
+    };
+    operations::end(replica, begun.job, make.await).await?;
+    Ok(failed_over(Some(begun.epoch), point, images))
+}
+
+pub(crate) fn failed_over(
+    epoch: Option<Epoch>,
+    point: RecoveryPoint,
+    images: Vec<PathBuf>,
+) -> FailedOver {
+    FailedOver {
+        epoch,
+        sequence: point.sequence,
+        time: point.time,
+        images,
     }
 }
 
@@ -105,23 +133,17 @@ pub(crate) fn complete(folder: &StateFolder, left: Option<Timestamp>) -> Result<
     })
 }
 
-/// Notes a test failover that ended well. A replica that cannot be written to was tested all the same.
-async fn tested(replica: &Replica, point: RecoveryPoint) {
-    let test = TestFailover {
-        sequence: point.sequence,
-        time: Clock::timestamp(),
-    };
-    if let Err(error) = notes::change(replica, |notes| notes.tested = Some(test)).await {
-        tracing::warn!(%error, "the status does not show this test failover");
-    }
-}
-
 /// The images' paths, in the order of the disks.
 pub(crate) fn images(manifest: &Manifest, out: &Path) -> Vec<PathBuf> {
     let disks = manifest.disks.iter();
     disks
         .map(|disk| out.join(format!("{}.raw", disk.name)))
         .collect()
+}
+
+/// Where an image is until it is complete.
+pub(crate) fn partial(image: &Path) -> PathBuf {
+    image.with_extension("raw.partial")
 }
 
 fn refuse_existing(images: &[PathBuf]) -> Result<()> {
@@ -132,29 +154,53 @@ fn refuse_existing(images: &[PathBuf]) -> Result<()> {
     }
 }
 
-fn make_folder(out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(|source| Error::File {
-        operation: "create",
-        path: out.into(),
-        source,
-    })
+/// Makes the folder for images; its real path.
+fn make_folder(out: &Path) -> Result<PathBuf> {
+    let failed = |operation| {
+        move |source| Error::File {
+            operation,
+            path: out.into(),
+            source,
+        }
+    };
+    std::fs::create_dir_all(out).map_err(failed("create"))?;
+    out.canonicalize().map_err(failed("find"))
+}
+
+/// A failover that is recorded here and at the replica.
+pub(crate) struct Begun {
+    pub(crate) folder: StateFolder,
+    /// The epoch that it began.
+    pub(crate) epoch: Epoch,
+    /// The number of its job, which ends once the disks are made.
+    pub(crate) job: u64,
 }
 
 /// Records a failover to `out` here and at the replica, in this order; does nothing where both have
 /// the record of it already.
+///
+/// # Panics
+/// If `how` is a test, which is recorded elsewhere.
 pub(crate) async fn begin(
     replica: &Replica,
     manifest: &Manifest,
-    request: ReplicaRequest,
+    how: Failover,
     point: RecoveryPoint,
     out: &Path,
-) -> Result<StateFolder> {
+) -> Result<Begun> {
+    let request = how.request(point.sequence);
+    let request = request.unwrap_or_else(|| panic!("a test fails nothing over"));
+    let subject = format!("recovery point {} at {}", point.sequence, out.display());
+    // What is done by the change that records the job is that the primary is fenced off.
+    let note = |notes: &mut Notes| notes.begin(how.job(), &subject, 1);
     let path = default_folder(out, &manifest.name);
     let kept = Kept::parse(&manifest.state)?;
     if path.exists() {
         let folder = StateFolder::open(&path)?;
         if is_under_way(&folder, &kept, point.sequence) {
-            return Ok(folder);
+            let epoch = begun_epoch(&folder, manifest, &kept)?;
+            let job = notes::change(replica, note).await?;
+            return Ok(Begun { folder, epoch, job });
         }
         if folder.saved().is_some_and(|saved| saved.target().is_none()) {
             return Err(Error::Exists(path));
@@ -162,12 +208,10 @@ pub(crate) async fn begin(
     }
     refuse_existing(&images(manifest, out))?;
     kept.replica.role.request(request)?;
-    make_folder(out)?;
-    let place = out.canonicalize().map_err(|source| Error::File {
-        operation: "find",
-        path: out.into(),
-        source,
-    })?;
+    if how == Failover::Unplanned {
+        kept.replica.presume_lost(Clock::timestamp())?;
+    }
+    let place = make_folder(out)?;
     let folder = StateFolder::open(&path)?;
     let target = FailoverTarget {
         failover: SessionId::random(),
@@ -178,8 +222,29 @@ pub(crate) async fn begin(
     let failover = Some(target.failover);
     let paths = images(manifest, &place);
     folder.save(Saved::of_replica(manifest, paths, Side::FailedOver(target)))?;
-    transition(replica, request, failover).await?;
-    Ok(folder)
+    let (epoch, job) = transition(replica, request, failover, note).await?;
+    note_epoch(&folder, epoch)?;
+    Ok(Begun { folder, epoch, job })
+}
+
+/// The epoch that the failover of `folder` began, which the replica is in, or was. Whoever recorded it may have
+/// been cut short before.
+pub(crate) fn begun_epoch(folder: &StateFolder, manifest: &Manifest, kept: &Kept) -> Result<Epoch> {
+    if let Role::FailedOverWaitingCompletion { .. } = kept.replica.role {
+        note_epoch(folder, manifest.fence.epoch)?;
+    }
+    let saved = folder.saved().ok_or(Error::NotRunning)?;
+    Ok(saved.own_epoch())
+}
+
+/// Records the epoch that a failover began; it is another than was expected where somebody came in
+/// between.
+pub(crate) fn note_epoch(folder: &StateFolder, epoch: Epoch) -> Result<()> {
+    folder.update(|saved| {
+        if let Side::FailedOver(target) = &mut saved.side {
+            target.epoch = epoch;
+        }
+    })
 }
 
 /// Whether `folder` has the failover that the replica is in.
@@ -199,14 +264,14 @@ fn is_under_way(folder: &StateFolder, kept: &Kept, point: Sequence) -> bool {
 async fn restore(
     replica: &Replica,
     point: RecoveryPoint,
-    images: Vec<PathBuf>,
+    images: &[PathBuf],
     mut progress: impl FnMut(Length, Length),
-) -> Result<FailedOver> {
+) -> Result<()> {
     let opened = replica.open_point(point.sequence).await?;
     let sizes = opened.disks.iter().map(|disk| disk.size());
     let total = sizes.fold(Length::ZERO, Length::saturating_add);
     let mut done = Length::ZERO;
-    for (disk, image) in opened.disks.iter().zip(&images) {
+    for (disk, image) in opened.disks.iter().zip(images) {
         let mut step = |length| {
             done = done.saturating_add(length);
             progress(done, total);
@@ -217,11 +282,7 @@ async fn restore(
             restore_disk(disk, image, point.time, step).await?;
         }
     }
-    Ok(FailedOver {
-        sequence: point.sequence,
-        time: point.time,
-        images,
-    })
+    Ok(())
 }
 
 /// Writes a disk to `image`, which gets its name when it is complete, and the time of the point.
@@ -231,7 +292,7 @@ async fn restore_disk(
     time: Timestamp,
     step: impl FnMut(Length),
 ) -> Result<()> {
-    let partial = image.with_extension("raw.partial");
+    let partial = partial(image);
     let failed = |operation| {
         let path = partial.clone();
         move |source| Error::File {
@@ -263,43 +324,71 @@ async fn restore_disk(
     renamed.await
 }
 
-/// Makes a failover final: its former primary stays fenced off.
+/// Makes the failover that began epoch `failover` final, or the one that the replica is in where `None`
+/// is named: its former primary stays fenced off. Asked for again by its epoch it answers the same.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] unless a failover waits for completion; [`Error::Store`].
-pub async fn commit(replica: &Replica) -> Result<()> {
-    let request = ReplicaRequest::Commit;
-    let commit = |_: &Manifest, kept: &mut Kept| {
-        kept.replica.role = kept.replica.role.request(request)?;
-        // What feeds it holds another history from now on.
-        kept.extended = None;
-        Ok(())
-    };
-    change_kept(replica, true, commit).await.map(drop)
+/// [`Error::NotAllowed`] unless that failover waits for completion; [`Error::Store`].
+pub async fn commit(replica: &Replica, failover: impl Into<Option<Epoch>>) -> Result<()> {
+    let failover = failover.into();
+    let manifest = replica.existing().await?;
+    let kept = Kept::parse(&manifest.state)?;
+    let epoch = manifest.fence.epoch;
+    if failover.is_some_and(|failover| kept.replica.is_committed(failover, epoch)) {
+        return Ok(());
+    }
+    end(replica, ReplicaRequest::Commit, failover.unwrap_or(epoch)).await
 }
 
-/// Takes a failover back: the replica follows its primary again, which goes on where it was.
+/// Takes the failover that began epoch `failover` back, or the one that the replica is in where `None` is
+/// named: the replica follows its primary again, which goes on where it was.
 ///
 /// # Errors
 /// As [`commit`].
-pub async fn cancel(replica: &Replica) -> Result<()> {
-    transition(replica, ReplicaRequest::Cancel, None).await
+pub async fn cancel(replica: &Replica, failover: impl Into<Option<Epoch>>) -> Result<()> {
+    let failover = match failover.into() {
+        Some(failover) => failover,
+        None => replica.existing().await?.fence.epoch,
+    };
+    end(replica, ReplicaRequest::Cancel, failover).await
 }
 
-/// Changes the replica's role, which is about `failover` from then on, and fences every writer of
-/// before off.
-pub(crate) async fn transition(
+/// Ends the failover that began epoch `failover`, if the replica is in it.
+async fn end(replica: &Replica, request: ReplicaRequest, failover: Epoch) -> Result<()> {
+    let end = |manifest: &Manifest, kept: &mut Kept| {
+        kept.replica.is_in(failover, manifest.fence.epoch)?;
+        kept.replica.role = kept.replica.role.request(request)?;
+        let subject = format!("the failover of epoch {failover}");
+        if request == ReplicaRequest::Cancel {
+            kept.failover = None;
+            kept.notes.cancel_failovers();
+            kept.notes.done(JobKind::CancelFailover, subject);
+        } else {
+            // What feeds it holds another history from now on.
+            kept.extended = None;
+            kept.notes.done(JobKind::Commit, subject);
+        }
+        Ok(())
+    };
+    change_kept(replica, true, end).await.map(drop)
+}
+
+/// Fails the replica over, which is about `failover` from then on, and fences every writer of before off;
+/// the epoch that this begins, and what `note` returned.
+pub(crate) async fn transition<T: Send>(
     replica: &Replica,
     request: ReplicaRequest,
     failover: Option<SessionId>,
-) -> Result<()> {
+    note: impl Fn(&mut Notes) -> T + Send + Sync,
+) -> Result<(Epoch, T)> {
     let change = |manifest: &Manifest, kept: &mut Kept| {
         check_point(manifest, request)?;
         kept.replica.role = kept.replica.role.request(request)?;
         kept.failover = failover;
-        Ok(())
+        Ok(note(&mut kept.notes))
     };
-    change_kept(replica, true, change).await.map(drop)
+    let (manifest, noted) = change_kept(replica, true, change).await?;
+    Ok((manifest.fence.epoch, noted))
 }
 
 /// Refuses a failover to a point that retention has dropped since it was chosen: the primary would be

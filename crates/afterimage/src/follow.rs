@@ -6,7 +6,9 @@ use std::sync::Arc;
 use afterimage_block::{
     Access, BlockRead, Epoch, Length, Offset, RawDisk, RunKind, Sequence, SessionId, Timestamp,
 };
-use afterimage_replication::{DivergenceToken, NotAllowed, ReplicaRequest, Role, Scope, Standby};
+use afterimage_replication::{
+    DivergenceToken, JobKind, NotAllowed, ReplicaRequest, Role, Scope, Standby,
+};
 use afterimage_resync::is_zero;
 use afterimage_store::{
     Key, MachineName, Manifest, PointSelector, RecoveryPoint, Replica, ReplicaDisk, Store,
@@ -14,8 +16,8 @@ use afterimage_store::{
 
 use crate::divergence::Divergence;
 use crate::error::blocking;
-use crate::failover::transition;
-use crate::notes;
+use crate::failover::{begun_epoch, failed_over, note_epoch, transition};
+use crate::notes::{self, Notes};
 use crate::pull::{Moved, Target, pull};
 use crate::shared::Kept;
 use crate::state::{
@@ -374,27 +376,31 @@ impl Follower {
         let manifest = self.replica.existing().await?;
         let kept = Kept::parse(&manifest.state)?;
         let target = self.target(&manifest, &kept)?;
-        if kept.failover != Some(target.failover) {
+        if kept.failover == Some(target.failover) {
+            begun_epoch(&self.folder, &manifest, &kept)?;
+        } else {
             let request = ReplicaRequest::PlannedFailover {
                 point: target.point,
             };
-            let failed_over = transition(&self.replica, request, Some(target.failover)).await;
+            let failed_over = {
+                let subject = format!("recovery point {}", target.point);
+                let note = |notes: &mut Notes| notes.done(JobKind::Failback, &subject);
+                transition(&self.replica, request, Some(target.failover), note).await
+            };
             if let Err(Error::NotAllowed(_)) = failed_over {
                 // Somebody came in between.
                 let following = Following::new(Standby::alternate());
                 self.folder
                     .update(|saved| saved.side = Side::Standby(following))?;
             }
-            failed_over?;
+            let (epoch, ()) = failed_over?;
+            note_epoch(&self.folder, epoch)?;
         }
         let point = manifest.select(PointSelector::Sequence(target.point))?;
-        let disks = self.folder.saved().map(|saved| saved.disks);
-        let images = disks.into_iter().flatten().map(|disk| disk.path);
-        Ok(FailedOver {
-            sequence: point.sequence,
-            time: point.time,
-            images: images.collect(),
-        })
+        let saved = self.folder.saved().ok_or(Error::NotRunning)?;
+        let epoch = saved.own_epoch();
+        let images = saved.disks.into_iter().map(|disk| disk.path).collect();
+        Ok(failed_over(Some(epoch), point, images))
     }
 
     /// The failover to these disks, durable before the replica knows of it.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use afterimage_block::{BlockRead, BlockWrite, Extent, HydratingDisk, Length, Offset, Sequence};
+use afterimage_block::{
+    BlockRead, BlockWrite, Epoch, Extent, HydratingDisk, Length, Offset, Sequence,
+};
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
 use afterimage_retry::{Attempts, Retry, Schedule};
 use afterimage_store::{
@@ -16,7 +18,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::blocking;
-use crate::failover::{begin, complete, images};
+use crate::failover::{Begun, begin, complete, images};
+use crate::operations;
 use crate::state::StateFolder;
 use crate::{Clock, Error, Failover, Result};
 
@@ -32,6 +35,7 @@ const BATCH: usize = 64;
 /// is of no use.
 pub struct ServedFailover {
     point: RecoveryPoint,
+    epoch: Epoch,
     images: Vec<PathBuf>,
     exports: Vec<String>,
     disks: Vec<Arc<HydratingDisk>>,
@@ -66,9 +70,8 @@ pub async fn serve_failover(
 ) -> Result<ServedFailover> {
     let manifest = replica.existing().await?;
     let point = manifest.select(selector)?;
-    let request = how.request(point.sequence);
-    let request = request.unwrap_or_else(|| panic!("a test failover leaves no images"));
-    let folder = Arc::new(begin(replica, &manifest, request, point, out).await?);
+    let Begun { folder, epoch, job } = begin(replica, &manifest, how, point, out).await?;
+    let folder = Arc::new(folder);
     let images = images(&manifest, out);
     let copied = |image: &&PathBuf| image.exists() && !HydratingDisk::is_begun(image);
     if let Some(image) = images.iter().find(copied) {
@@ -91,9 +94,18 @@ pub async fn serve_failover(
         folder: Arc::clone(&folder),
         stopping,
     };
-    hydration.spawn(filling.run());
+    let recorded = replica.clone();
+    hydration.spawn(async move {
+        let filled = filling.run().await;
+        match filled {
+            // The same failover can be asked for again, and goes on.
+            Err(Error::NotRunning) => filled,
+            filled => operations::end(&recorded, job, filled).await,
+        }
+    });
     Ok(ServedFailover {
         point,
+        epoch,
         images,
         exports,
         hydration,
@@ -202,6 +214,12 @@ impl ServedFailover {
     /// Which point it is.
     pub fn point(&self) -> RecoveryPoint {
         self.point
+    }
+
+    /// The epoch that the failover began, by which [`commit`](crate::commit) and [`cancel`](crate::cancel)
+    /// know it.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The NBD URIs of the disks, in the machine's order.

@@ -86,6 +86,7 @@ mod machine;
 mod mend;
 mod notes;
 mod notice;
+mod operations;
 mod pull;
 mod quiesce;
 mod recovery;
@@ -95,14 +96,15 @@ mod shared;
 mod side;
 mod state;
 mod status;
+mod test_failover;
 mod transfer;
 
 pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
     ApplicationConsistent, Bandwidth, BandwidthRule, DivergenceToken, ErrorCode, Health, Job,
-    JobError, JobKind, JobState, JobTask, Policy, Positions, Progress, Request, ResyncReason, Role,
-    Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
+    JobAction, JobError, JobKind, JobState, JobTask, Policy, Positions, Progress, Request,
+    ResyncReason, Role, Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
@@ -116,9 +118,10 @@ pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
 pub use follow::{Follow, Follower, Pulled};
 pub use instant::{ServedFailover, serve_failover};
 pub use machine::{ProtectedMachine, Protection};
-pub use notes::{Diverged, TestFailover};
+pub use notes::Diverged;
 pub use notice::Notice;
 pub use quiesce::QuiesceHook;
 pub use recovery::{OpenedPoint, open_point};
 pub use side::{SideStatus, Standing, side_status};
-pub use status::{Status, status};
+pub use status::{Operation, Status, status};
+pub use test_failover::{TestFailover, TestPlace, TestResult, Tested, clean_up};

@@ -1,13 +1,14 @@
 //! What others than the primary keep with a replica, so that its status shows it.
 
-use afterimage_block::{Epoch, Length, Sequence, Timestamp};
-use afterimage_replication::NotAllowed;
+use afterimage_block::{Epoch, Length, Timestamp};
+use afterimage_replication::{Jobs, NotAllowed};
 use afterimage_store::{Manifest, Replica, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::Divergence;
 use crate::error::blocking;
 use crate::shared::{Kept, Shared, change_kept};
+use crate::test_failover::{TestFailover, Tested};
 use crate::{Clock, Result};
 
 /// Former primaries that are noted, at most.
@@ -18,8 +19,15 @@ const DIVERGED_MAX: usize = 16;
 pub(crate) struct Notes {
     #[serde(default)]
     pub(crate) diverged: Vec<Diverged>,
+    /// The test failover that is not cleaned up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) test: Option<TestFailover>,
+    /// The last one that was.
     #[serde(default)]
-    pub(crate) tested: Option<TestFailover>,
+    pub(crate) tested: Option<Tested>,
+    /// What operators did.
+    #[serde(default)]
+    pub(crate) operations: Jobs,
 }
 
 /// A former primary that came back, and is shut out.
@@ -30,15 +38,6 @@ pub struct Diverged {
     /// How much it alone may hold, when it came back.
     pub bytes: Length,
     /// When that was, by its clock.
-    pub time: Timestamp,
-}
-
-/// The last test failover that ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TestFailover {
-    /// Its recovery point.
-    pub sequence: Sequence,
-    /// When its images were complete.
     pub time: Timestamp,
 }
 
@@ -64,16 +63,14 @@ impl Notes {
     }
 }
 
-/// Changes what is noted at `replica`.
-pub(crate) async fn change(
+/// Changes what is noted at `replica`; what the change returned.
+pub(crate) async fn change<T: Send>(
     replica: &Replica,
-    change: impl Fn(&mut Notes) + Send + Sync,
-) -> Result<()> {
-    let change = |_: &Manifest, kept: &mut Kept| {
-        change(&mut kept.notes);
-        Ok(())
-    };
-    change_kept(replica, false, change).await.map(drop)
+    change: impl Fn(&mut Notes) -> T + Send + Sync,
+) -> Result<T> {
+    let change = |_: &Manifest, kept: &mut Kept| Ok(change(&mut kept.notes));
+    let (_, value) = change_kept(replica, false, change).await?;
+    Ok(value)
 }
 
 /// Notes at the replica, if that does not admit this primary, that it is there and what it may hold.

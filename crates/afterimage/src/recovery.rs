@@ -9,8 +9,10 @@ use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptio
 use afterimage_store::{BlockingDisk, PointSelector, RecoveryPoint, Replica};
 use tokio::runtime::Handle;
 
-use crate::Result;
 use crate::error::blocking;
+use crate::shared::Kept;
+use crate::test_failover::{TestPlace, begin_test};
+use crate::{Result, operations};
 
 /// A recovery point whose disks are served over NBD, each under its name. Clients may write: what
 /// they write goes to throw-away overlays, and neither the point nor replication sees anything of it.
@@ -23,9 +25,11 @@ pub struct OpenedPoint {
     exports: Vec<String>,
 }
 
-/// Opens a recovery point of `replica` at `address`; files of its overlays are in `scratch`.
+/// Opens a recovery point of `replica` at `address`, as a test failover; files of its overlays are in
+/// `scratch`. It is known to the replica until it is closed and [cleaned up](crate::clean_up).
 ///
 /// # Errors
+/// [`Error::NotAllowed`](crate::Error::NotAllowed) while another test failover is not cleaned up,
 /// [`Error::Store`](crate::Error::Store) if there is no such point or it is damaged,
 /// [`Error::Nbd`](crate::Error::Nbd), [`Error::Disk`](crate::Error::Disk).
 pub async fn open_point(
@@ -46,7 +50,11 @@ pub async fn open_point(
             device: Device::ReadWrite(Arc::new(Overlay::new(base, scratch)?)),
         });
     }
+    let place = TestPlace::Served(address.to_string());
+    Kept::parse(&manifest.state)?.notes.admit_test()?;
     let server = Server::bind(address, Exports::new(exports)?, ServerOptions::default())?;
+    let job = begin_test(replica, point, &place).await?;
+    operations::end(replica, job, Ok(())).await?;
     let names = manifest.disks.iter().map(|disk| disk.name.as_str());
     Ok(OpenedPoint {
         point,

@@ -5,10 +5,11 @@
 //! anything is published.
 
 use afterimage_block::{ContentDigest, Sequence};
-use afterimage_replication::{Grant, Machine, NotAllowed, Policy, Scope};
+use afterimage_replication::{Grant, JobKind, Machine, NotAllowed, Policy, Scope};
 use afterimage_store::{Manifest, Replica};
 
 use crate::Result;
+use crate::operations;
 use crate::shared::{Kept, change_kept};
 use crate::state::{FailoverTarget, Saved, Side, StateFolder};
 
@@ -44,9 +45,27 @@ pub(crate) async fn reverse(
         }
         Side::Standby(_) => return Err(follows().into()),
     };
-    let reverse = |manifest: &Manifest, kept: &mut Kept| grant(manifest, kept, &target);
-    let (manifest, grant) = change_kept(replica, false, reverse).await?;
-    let doubt = doubt(replica, &manifest, &saved, target.point, grant.last).await?;
+    let reverse = |manifest: &Manifest, kept: &mut Kept| {
+        let grant = grant(manifest, kept, &target)?;
+        let place = folder.scratch().display();
+        let job = kept.notes.begin(JobKind::ReverseReplication, place, 1);
+        Ok((grant, job))
+    };
+    let (manifest, (grant, job)) = change_kept(replica, false, reverse).await?;
+    let doubt = doubt(replica, &manifest, &saved, target.point, grant.last).await;
+    let begun =
+        doubt.and_then(|doubt| become_primary(folder, saved, policy, &manifest, grant, doubt));
+    operations::end(replica, job, begun).await
+}
+
+fn become_primary(
+    folder: &StateFolder,
+    saved: Saved,
+    policy: &Policy,
+    manifest: &Manifest,
+    grant: Grant,
+    doubt: Vec<Scope>,
+) -> Result<()> {
     let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
     let mut disks = saved.disks.clone();
     for disk in &mut disks {

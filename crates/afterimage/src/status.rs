@@ -8,11 +8,13 @@ use afterimage_store::{Loss, MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
 use crate::Result;
-use crate::notes::{Diverged, TestFailover};
+use crate::notes::Diverged;
 use crate::shared::Kept;
-use afterimage_replication::Job;
+use crate::test_failover::{TestFailover, Tested};
+use afterimage_replication::{Job, JobAction};
 
-/// A primary that is silent for this many intervals is no longer taken to be well.
+/// A primary that is silent for this many intervals is no longer taken to be well. Fewer do not tell:
+/// one whose guest writes nothing has nothing to publish.
 const SILENCE: u64 = 20;
 
 /// How a machine stands, as its replica knows it.
@@ -57,8 +59,22 @@ pub struct Status {
     pub extended: bool,
     /// Former primaries that came back and are shut out, until they follow the replica.
     pub diverged: Vec<Diverged>,
-    /// The last test failover that ended well.
-    pub tested: Option<TestFailover>,
+    /// The test failover that is not cleaned up.
+    pub test: Option<TestFailover>,
+    /// What came of the last one that was.
+    pub tested: Option<Tested>,
+    /// What operators did here, the oldest first.
+    pub operations: Vec<Operation>,
+}
+
+/// Something that an operator did, or does, to a replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct Operation {
+    /// The job.
+    #[serde(flatten)]
+    pub job: Job,
+    /// What can be done about it now.
+    pub actions: Vec<JobAction>,
 }
 
 /// How the machine of `replica` stands at `now`.
@@ -68,6 +84,12 @@ pub struct Status {
 pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
     let manifest = replica.existing().await?;
     let kept = Kept::parse(&manifest.state)?;
+    let operations = kept.notes.operations.iter().map(|job| Operation {
+        job: job.clone(),
+        actions: kept.replica.role.job_actions(job),
+    });
+    let operations: Vec<_> = operations.collect();
+    let alive = kept.replica.silence_of_living(now).is_some();
     let primary = kept.replica.primary;
     let lag = manifest
         .latest_point()
@@ -76,7 +98,7 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         state: state(kept.replica.role, primary.as_ref()),
         health: health(kept.replica.role, primary.as_ref(), now),
         role: kept.replica.role,
-        alive: is_alive(kept.replica.role, primary.as_ref(), now),
+        alive,
         epoch: manifest.fence.epoch,
         lag_bytes: primary
             .as_ref()
@@ -93,7 +115,9 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         reported: primary.map(|primary| primary.time),
         extended: kept.extended.is_some(),
         diverged: kept.notes.diverged,
+        test: kept.notes.test,
         tested: kept.notes.tested,
+        operations,
         name: manifest.name,
     })
 }
@@ -105,14 +129,6 @@ fn state(role: Role, primary: Option<&PrimaryReport>) -> State {
         Role::FailedOver { .. } => State::FailedOver,
         _ => primary.map_or(State::ReadyForInitialReplication, |primary| primary.state),
     }
-}
-
-fn is_alive(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> bool {
-    role == Role::Replica
-        && primary.is_some_and(|primary| {
-            let patience = Duration::from_secs(primary.interval_secs.saturating_mul(2));
-            now.since(primary.time) <= patience
-        })
 }
 
 fn health(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> Health {

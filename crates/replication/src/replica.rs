@@ -1,5 +1,7 @@
 //! The replica's side: what it is to its machine, and what its operator may ask of it.
 
+use std::time::Duration;
+
 use afterimage_block::{Epoch, Length, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +81,79 @@ pub struct PrimaryReport {
     /// How far its writes had come.
     #[serde(default)]
     pub positions: Option<Positions>,
+}
+
+impl PrimaryReport {
+    /// For how long its primary may be silent and still be taken to be alive: it has made no progress
+    /// within two intervals.
+    pub const fn silence_max(&self) -> Duration {
+        Duration::from_secs(self.interval_secs.saturating_mul(2))
+    }
+}
+
+impl ReplicaState {
+    /// For how long the primary has been silent at `now`, if it may be alive: it reported within its
+    /// [limit](PrimaryReport::silence_max), and not that it is stopped.
+    pub fn silence_of_living(&self, now: Timestamp) -> Option<Duration> {
+        let primary = self
+            .primary
+            .as_ref()
+            .filter(|_| self.role == Role::Replica)?;
+        let silence = now.since(primary.time);
+        (silence <= primary.silence_max()).then_some(silence)
+    }
+
+    /// Whether the primary may be taken for lost at `now`, so that an unplanned failover fences nobody off
+    /// who is alive.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] where it may be alive.
+    pub fn presume_lost(&self, now: Timestamp) -> Result<(), NotAllowed> {
+        let Some(silence) = self.silence_of_living(now) else {
+            return Ok(());
+        };
+        let (silence, limit) = (
+            silence.as_secs(),
+            self.primary
+                .as_ref()
+                .map_or(0, |primary| primary.silence_max().as_secs()),
+        );
+        Err(NotAllowed::new(
+            format!(
+                "the primary reported {silence} s ago and may be alive: it is taken for lost after \
+                 {limit} s of silence"
+            ),
+            "stop it and make a planned failover, wait until it is silent, or force the failover, which \
+             fences it off",
+        ))
+    }
+
+    /// Whether the replica is in the failover that began epoch `failover`, or in none; `epoch` is its present
+    /// one. Two operators who fail a machine over do not complete each other's failover.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] where it is in another one.
+    pub fn is_in(&self, failover: Epoch, epoch: Epoch) -> Result<(), NotAllowed> {
+        match self.role {
+            Role::FailedOverWaitingCompletion { point, .. } if failover != epoch => {
+                Err(NotAllowed::new(
+                    format!(
+                        "the replica is failed over to recovery point {point} by the failover of epoch \
+                         {epoch}, not by that of epoch {failover}"
+                    ),
+                    "look at that failover; to commit or cancel it, name its epoch",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the failover that began epoch `failover` is committed, and nothing has come since; `epoch` is the
+    /// present one. So a commit whose answer was lost is asked for again.
+    pub fn is_committed(&self, failover: Epoch, epoch: Epoch) -> bool {
+        let committed = matches!(self.role, Role::FailedOver { .. } | Role::Reversed { .. });
+        committed && failover.checked_next() == Some(epoch)
+    }
 }
 
 /// What a replica's operator can ask of it. A test failover asks nothing: it reads a recovery point

@@ -1,9 +1,9 @@
 //! Laws of roles and refusals.
 
-use afterimage_block::{Epoch, Length, Sequence};
+use afterimage_block::{Epoch, Length, Sequence, Timestamp};
 use afterimage_replication::{
-    Condition, DivergenceToken, FailoverKind, Machine, Policy, ReplicaRequest, ReplicaState,
-    Request, Role, Standby, State,
+    Condition, DivergenceToken, FailoverKind, Health, Machine, Policy, PrimaryReport,
+    ReplicaRequest, ReplicaState, Request, Role, Standby, State,
 };
 use afterimage_retry::Time;
 
@@ -44,6 +44,52 @@ fn a_failover_shuts_the_primary_out_until_it_is_cancelled() {
     assert_eq!(committed, Role::FailedOver { point: POINT });
     assert!(committed.admits_primary().is_err());
     assert!(committed.request(ReplicaRequest::Cancel).is_err());
+}
+
+#[test]
+fn a_primary_that_reported_within_two_intervals_is_not_taken_for_lost() {
+    let at = |secs: u64| Timestamp::from_nanos(secs * 1_000_000_000);
+    let mut state = ReplicaState {
+        primary: Some(PrimaryReport {
+            state: State::Replicating,
+            health: Health::Normal,
+            pending: Length::ZERO,
+            interval_secs: 30,
+            time: at(100),
+            statistics: None,
+            positions: None,
+        }),
+        ..ReplicaState::default()
+    };
+    let refused = state.presume_lost(at(160)).unwrap_err().to_string();
+    assert!(refused.contains("60 s ago"), "{refused}");
+    assert!(refused.contains("force"), "{refused}");
+    assert!(state.presume_lost(at(99)).is_err(), "its clock is ahead");
+    assert!(state.presume_lost(at(161)).is_ok());
+    state.role = Role::PreparedForFailover { through: POINT };
+    assert!(state.presume_lost(at(100)).is_ok(), "it is stopped");
+}
+
+#[test]
+fn only_the_failover_that_is_named_is_completed() {
+    let (own, other) = (Epoch::new(4), Epoch::new(6));
+    let mut state = ReplicaState {
+        role: Role::FailedOverWaitingCompletion {
+            kind: FailoverKind::Unplanned,
+            point: POINT,
+        },
+        ..ReplicaState::default()
+    };
+    assert!(state.is_in(own, own).is_ok());
+    let refused = state.is_in(own, other).unwrap_err().to_string();
+    assert!(
+        refused.contains("epoch 6, not by that of epoch 4"),
+        "{refused}"
+    );
+    assert!(!state.is_committed(own, own));
+    state.role = state.role.request(ReplicaRequest::Commit).unwrap();
+    assert!(state.is_committed(own, Epoch::new(5)));
+    assert!(!state.is_committed(other, Epoch::new(5)));
 }
 
 #[test]

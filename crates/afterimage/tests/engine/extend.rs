@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use afterimage::block::{BlockWrite, Length, Offset};
 use afterimage::{
     Advanced, Error, Extension, Failover, PointSelector, Policy, ProtectedMachine, Protection,
-    Replica, Store, cancel, commit, fail_over, status,
+    Replica, Store, TestResult, cancel, clean_up, commit, fail_over, status,
 };
 use afterimage::{Clock, Notice};
 use tokio::sync::broadcast::Receiver;
 
 use crate::fixture::{Fixture, is_point, until, write};
+use crate::refusals;
 
 impl Fixture {
     async fn far(&self) -> Replica {
@@ -49,6 +50,9 @@ impl Fixture {
                 image.display()
             );
         }
+        clean_up(&far, Some(&out), TestResult::Succeeded, "")
+            .await
+            .unwrap();
     }
 }
 
@@ -184,7 +188,7 @@ async fn a_failover_of_the_further_replica_ends_the_extension_until_it_is_taken_
     let (far, latest) = (fixture.far().await, PointSelector::Latest);
     assert!(status(&far, Clock::timestamp()).await.unwrap().extended);
     let out = fixture.path("out");
-    fail_over(&far, Failover::Unplanned, latest, &out, |_, _| ())
+    fail_over(&far, Failover::Forced, latest, &out, |_, _| ())
         .await
         .unwrap();
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
@@ -194,7 +198,7 @@ async fn a_failover_of_the_further_replica_ends_the_extension_until_it_is_taken_
     assert!(error.to_string().contains("epoch"), "{error}");
     let error = fixture.extension(Policy::default()).await.unwrap_err();
     assert!(error.to_string().contains("failed over"), "{error}");
-    cancel(&far).await.unwrap();
+    cancel(&far, None).await.unwrap();
     assert_eq!(fixture.extend().await.len(), 1);
     fixture.assert_extended(&[fixture.path("disk.raw")]).await;
 }
@@ -206,10 +210,10 @@ async fn a_committed_failover_ends_it_for_good() {
     fixture.extend().await;
     let (far, latest) = (fixture.far().await, PointSelector::Latest);
     let out = fixture.path("out");
-    fail_over(&far, Failover::Unplanned, latest, &out, |_, _| ())
+    fail_over(&far, Failover::Forced, latest, &out, |_, _| ())
         .await
         .unwrap();
-    commit(&far).await.unwrap();
+    commit(&far, None).await.unwrap();
     let reversed = fixture.protection_to("far", "vm", &out.join("disk.raw"));
     let reversed = reversed.state_folder(out.join(".afterimage-vm")).reverse();
     let (machine, mut notices) = reversed.start().await.unwrap();
@@ -234,8 +238,8 @@ async fn a_replica_has_one_that_feeds_it() {
     second.round(|_, _| ()).await.unwrap().unwrap();
     // A primary cannot ship to it,
     let diverted = fixture.protection_to("far", "vm", &fixture.path("disk.raw"));
-    let error = diverted.start().await.unwrap_err();
-    assert!(error.to_string().contains("fed by another"), "{error}");
+    let error = refusals::refused(diverted).await;
+    refusals::assert_says(&error, "fed by another replica");
     // nor an extension to a primary's own.
     let (near, own) = (fixture.far().await, fixture.replica().await);
     let error = Extension::begin(near, &own, Policy::default(), fixture.0.path()).await;

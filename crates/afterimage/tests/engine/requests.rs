@@ -5,9 +5,11 @@ use std::num::NonZeroU64;
 
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
-    Bandwidth, Clock, Error, Failover, JobKind, JobState, Key, Notice, PointSelector, Policy,
-    Protection, Request, ResyncReason, State, Store, cancel, commit, fail_over, open_point, status,
+    Bandwidth, Clock, Error, ErrorCode, Failover, Job, JobAction, JobKind, JobState, Key, Notice,
+    PointSelector, Policy, Protection, Request, ResyncReason, State, Store, TestPlace, TestResult,
+    cancel, clean_up, commit, fail_over, open_point, status,
 };
+use futures::FutureExt;
 
 use crate::fixture::{Fixture, is_point, until, write};
 use crate::refusals;
@@ -94,10 +96,17 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     let now = replica.existing().await.unwrap().points[0].time;
     assert!(status(&replica, now).await.unwrap().alive);
     let out = fixture.path("lost");
-    let lost = Failover::Unplanned;
-    fail_over(&replica, lost, PointSelector::Latest, &out, |_, _| ())
-        .await
-        .unwrap();
+    let fail_over = |how| {
+        let replica = &replica;
+        let out = &out;
+        async move { fail_over(replica, how, PointSelector::Latest, out, |_, _| ()).await }
+    };
+    write(&machine, 3);
+    until(&mut notices, is_point).await;
+    let refused = fail_over(Failover::Unplanned).await.unwrap_err();
+    refusals::assert_says(&refused, "may be alive");
+    assert!(!out.exists(), "nothing is begun");
+    let failed_over = fail_over(Failover::Forced).await.unwrap();
     write(&machine, 2);
     let gave_up = until(&mut notices, |n| matches!(n, Notice::GaveUp { .. })).await;
     let Notice::GaveUp { error, .. } = gave_up else {
@@ -110,12 +119,25 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     assert!(!shown.alive);
     assert!(!machine.stop().await.unwrap());
 
-    cancel(&replica).await.unwrap();
+    let epoch = failed_over.epoch.unwrap();
+    for end in [
+        commit(&replica, epoch.next()).await,
+        cancel(&replica, epoch.next()).await,
+    ] {
+        refusals::assert_says(
+            &end.unwrap_err(),
+            &format!("by the failover of epoch {epoch}"),
+        );
+    }
+    cancel(&replica, epoch).await.unwrap();
     fixture.protect_once().await;
     let shown = status(&replica, Clock::timestamp()).await.unwrap();
     assert!(shown.diverged.is_empty(), "it is the primary again");
     fixture.assert_replicated().await;
-    commit(&replica).await.unwrap();
+    let epoch = status(&replica, Clock::timestamp()).await.unwrap().epoch;
+    commit(&replica, epoch).await.unwrap();
+    commit(&replica, epoch).await.unwrap();
+    commit(&replica, None).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -124,16 +146,140 @@ async fn the_last_test_failover_is_shown_and_replication_goes_on() {
     fixture.protect_once().await;
     let replica = fixture.replica().await;
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
-    let (test, out) = (Failover::Test, fixture.path("test"));
-    let latest = PointSelector::Latest;
-    let done = fail_over(&replica, test, latest, &out, |_, _| ());
-    let done = done.await.unwrap();
+    let out = fixture.path("test");
+    let test = |out| {
+        fail_over(
+            &replica,
+            Failover::Test,
+            PointSelector::Latest,
+            out,
+            |_, _| (),
+        )
+    };
+    let done = test(&out).await.unwrap();
     write(&machine, 2);
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
-    let shown = status(&replica, Clock::timestamp()).await.unwrap();
-    assert_eq!(shown.tested.unwrap().sequence, done.sequence);
+    let shown = async || status(&replica, Clock::timestamp()).await.unwrap();
+    let begun = shown().await.test.unwrap();
+    assert_eq!(begun.sequence, done.sequence);
+    assert_eq!(begun.place, TestPlace::Images(out.canonicalize().unwrap()));
+
+    // One at a time, wherever it is.
+    let second = fixture.path("second");
+    let refused = test(&second).await.unwrap_err();
+    refusals::assert_says(&refused, &format!("{} is not cleaned up", begun.place));
+    assert!(!second.exists());
+    let elsewhere = clean_up(&replica, Some(&second), TestResult::Failed, "").await;
+    refusals::assert_says(&elsewhere.unwrap_err(), "its images are in");
+    let long = "x".repeat(5000);
+    let long = clean_up(&replica, Some(&out), TestResult::Failed, &long).await;
+    refusals::assert_says(&long.unwrap_err(), "4096");
+
+    let notes = "the shop does not start";
+    let tested = clean_up(&replica, Some(&out), TestResult::Failed, notes)
+        .await
+        .unwrap();
+    assert!(!out.exists(), "its images are removed");
+    let after = shown().await;
+    assert_eq!((after.test, after.tested.as_ref()), (None, Some(&tested)));
+    assert_eq!(
+        (tested.result, tested.notes.as_str()),
+        (TestResult::Failed, notes)
+    );
+    let none = clean_up(&replica, Some(&out), TestResult::Failed, "").await;
+    refusals::assert_says(&none.unwrap_err(), "there is no test failover");
     fixture.assert_replicated().await;
+    assert_eq!(
+        shown().await.tested,
+        Some(tested),
+        "the primary leaves it as it is"
+    );
+}
+
+#[tokio::test]
+async fn a_test_failover_that_was_cut_short_is_cleaned_up() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let (replica, out) = (fixture.replica().await, fixture.path("test"));
+    let cut_short = |_, _| panic!("the process dies");
+    let latest = PointSelector::Latest;
+    let test = fail_over(&replica, Failover::Test, latest, &out, cut_short);
+    std::panic::AssertUnwindSafe(test)
+        .catch_unwind()
+        .await
+        .unwrap_err();
+    fs::write(out.join("disk.raw.partial"), b"half").unwrap();
+    let shown = status(&replica, Clock::timestamp()).await.unwrap();
+    let running = shown.operations.last().unwrap();
+    assert_eq!(running.job.kind, JobKind::TestFailover);
+    assert_eq!(running.job.state, JobState::InProgress);
+    clean_up(&replica, Some(&out), TestResult::Failed, "")
+        .await
+        .unwrap();
+    assert!(!out.exists());
+    let again = fail_over(&replica, Failover::Test, latest, &out, |_, _| ()).await;
+    assert_eq!(again.unwrap().images.len(), 1);
+}
+
+#[tokio::test]
+async fn what_operators_do_is_shown_as_jobs() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    write(&machine, 2);
+    until(&mut notices, is_point).await;
+    assert!(machine.stop().await.unwrap());
+    let (replica, out) = (fixture.replica().await, fixture.path("out"));
+    let (latest, nothing) = (PointSelector::Latest, |_, _| ());
+    let shown = async || {
+        status(&replica, Clock::timestamp())
+            .await
+            .unwrap()
+            .operations
+    };
+    let states = |job: &Job| job.tasks.iter().map(|task| task.state).collect::<Vec<_>>();
+
+    // A failover whose images cannot be made, though the primary is fenced off.
+    let log = fixture.find("replica/machines/vm", ".ailog");
+    let content = fs::read(&log).unwrap();
+    fs::write(&log, b"damaged").unwrap();
+    fail_over(&replica, Failover::Planned, latest, &out, nothing)
+        .await
+        .unwrap_err();
+    let failed = shown().await.pop().unwrap();
+    assert_eq!(failed.job.kind, JobKind::PlannedFailover);
+    assert_eq!(states(&failed.job), [JobState::Succeeded, JobState::Failed]);
+    assert_eq!(failed.job.error.unwrap().code, ErrorCode::Damaged);
+    assert_eq!(failed.actions, [JobAction::Restart, JobAction::Cancel]);
+
+    fs::write(&log, content).unwrap();
+    fail_over(&replica, Failover::Planned, latest, &out, nothing)
+        .await
+        .unwrap();
+    let made = shown().await.pop().unwrap();
+    assert_eq!(made.job.state, JobState::Succeeded);
+    assert!(made.job.ended >= Some(made.job.started));
+    assert_eq!(made.actions, [JobAction::Cancel]);
+    commit(&replica, None).await.unwrap();
+    fixture.reverse("out", 3).await;
+    let kinds = shown()
+        .await
+        .into_iter()
+        .map(|operation| operation.job.kind);
+    let wanted = [
+        JobKind::PlannedFailover,
+        JobKind::PlannedFailover,
+        JobKind::Commit,
+        JobKind::ReverseReplication,
+    ];
+    assert_eq!(kinds.collect::<Vec<_>>(), wanted);
+    assert!(
+        shown()
+            .await
+            .iter()
+            .all(|operation| operation.job.ended.is_some())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +308,12 @@ async fn a_point_opens_at_once_and_what_is_written_to_it_is_thrown_away() {
             read.await.unwrap() == disk,
             "the point is the disk, each time"
         );
+        let second = open().await.unwrap_err();
+        refusals::assert_says(&second, "point.sock is not cleaned up");
         opened.close().await.unwrap();
+        clean_up(&replica, None, TestResult::Succeeded, "")
+            .await
+            .unwrap();
     }
 }
 
@@ -172,11 +323,11 @@ async fn a_failed_over_machine_stays_shut_out() {
     fixture.protect_once().await;
     fixture.assert_replicated().await;
     let replica = fixture.replica().await;
-    commit(&replica).await.unwrap();
+    commit(&replica, None).await.unwrap();
     let error = refusals::refused(fixture.vm()).await;
     refusals::assert_says(&error, "prepared for a planned failover");
     refusals::assert_says(&error, "for good");
-    cancel(&replica).await.unwrap_err();
+    cancel(&replica, None).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -291,11 +442,11 @@ async fn a_replica_is_encrypted_from_end_to_end() {
     let replica = store.replica(plain.name().clone());
     let out = fixture.path("out");
     let latest = PointSelector::Latest;
-    fail_over(&replica, Failover::Unplanned, latest, &out, |_, _| ())
+    fail_over(&replica, Failover::Forced, latest, &out, |_, _| ())
         .await
         .unwrap();
     assert!(fs::read(out.join("disk.raw")).unwrap() == disk);
-    commit(&replica).await.unwrap();
+    commit(&replica, None).await.unwrap();
     let mut folders = vec![fixture.path("replica")];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

@@ -4,8 +4,8 @@ use std::fs;
 
 use afterimage::block::{Access, BlockWrite, Length, Offset, RawDisk};
 use afterimage::{
-    Error, Failover, Notice, PointSelector, ProtectedMachine, Protection, ResyncReason, cancel,
-    commit, fail_over,
+    Error, Failover, Notice, PointSelector, ProtectedMachine, Protection, ResyncReason, TestResult,
+    cancel, clean_up, commit, fail_over,
 };
 use tokio::sync::broadcast::Receiver;
 
@@ -56,6 +56,9 @@ impl Fixture {
             fs::read(test.join("disk.raw")).unwrap(),
         );
         assert!(disk == image, "disk and replica differ");
+        clean_up(&replica, Some(&test), TestResult::Succeeded, "")
+            .await
+            .unwrap();
     }
 }
 
@@ -82,7 +85,7 @@ async fn what_was_not_written_since_the_failover_is_not_compared() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     fixture.fail_over_to("out").await.unwrap();
-    commit(&fixture.replica().await).await.unwrap();
+    commit(&fixture.replica().await, None).await.unwrap();
     let compared = fixture.reverse("out", 2).await;
     assert_eq!(compared, (ResyncReason::Reversed, Length::ZERO));
     fixture.assert_reversed("out/disk.raw").await;
@@ -93,7 +96,7 @@ async fn what_was_written_since_the_failover_is_found() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     fixture.fail_over_to("out").await.unwrap();
-    commit(&fixture.replica().await).await.unwrap();
+    commit(&fixture.replica().await, None).await.unwrap();
     RawDisk::open(fixture.path("out/disk.raw"), Access::ReadWrite)
         .unwrap()
         .write_at(Offset::new(3 << 20), &[7; 512])
@@ -113,12 +116,12 @@ async fn an_older_point_is_brought_to_the_replica_from_its_logs() {
     assert!(machine.stop().await.unwrap());
     let replica = fixture.replica().await;
     let oldest = replica.existing().await.unwrap().points[0].sequence;
-    let (lost, out) = (Failover::Unplanned, fixture.path("out"));
+    let (lost, out) = (Failover::Forced, fixture.path("out"));
     let point = PointSelector::Sequence(oldest);
     fail_over(&replica, lost, point, &out, |_, _| ())
         .await
         .unwrap();
-    commit(&replica).await.unwrap();
+    commit(&replica, None).await.unwrap();
     let (_, compared) = fixture.reverse("out", 3).await;
     assert!(
         !compared.is_zero() && compared < Length::mib(1),
@@ -138,12 +141,12 @@ async fn only_the_committed_failover_of_last_can_be_reversed() {
     let forward = fixture.failed_over("first").start().await;
     assert!(refusal(forward).contains("not the primary's yet"));
 
-    cancel(&replica).await.unwrap();
+    cancel(&replica, None).await.unwrap();
     let taken_back = fixture.failed_over("first").reverse().start().await;
     assert!(refusal(taken_back).contains("not failed over to the disks here"));
     fixture.protect_once().await;
     fixture.fail_over_to("second").await.unwrap();
-    commit(&replica).await.unwrap();
+    commit(&replica, None).await.unwrap();
     let first = fixture.failed_over("first").reverse().start().await;
     assert!(refusal(first).contains("not failed over to the disks here"));
     let never = fixture.vm().state_folder(fixture.path("fresh")).reverse();
@@ -173,7 +176,7 @@ async fn a_failover_that_was_cut_short_makes_what_is_missing() {
     let again = fixture.replica().await.existing().await.unwrap();
     assert_eq!(again.fence.epoch, epoch, "it is the same failover");
     assert!(fs::read(&image).unwrap() == whole);
-    commit(&fixture.replica().await).await.unwrap();
+    commit(&fixture.replica().await, None).await.unwrap();
     fixture.reverse("out", 2).await;
     let primary = fixture.fail_over_to("out").await.unwrap_err();
     assert!(matches!(primary, Error::Exists(_)), "{primary}");
@@ -184,7 +187,7 @@ async fn a_crash_at_any_moment_of_a_reversal_does_no_harm() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     fixture.fail_over_to("out").await.unwrap();
-    commit(&fixture.replica().await).await.unwrap();
+    commit(&fixture.replica().await, None).await.unwrap();
     let state = fixture.path("out/.afterimage-vm/state.json");
     let before = fs::read(&state).unwrap();
     // Recorded at the replica and nothing here: the driver had no turn yet.

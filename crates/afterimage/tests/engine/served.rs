@@ -71,7 +71,7 @@ async fn a_failover_is_served_at_once_and_becomes_images_also_after_its_commit()
             "that would undo what was written"
         );
         if value == 5 {
-            commit(&replica).await.unwrap();
+            commit(&replica, None).await.unwrap();
         }
     }
     assert!(fs::read(out.join("disk.raw")).unwrap() == expected);

@@ -168,7 +168,7 @@ mod tests {
         let failed_over = Role::Replica.request(ReplicaRequest::UnplannedFailover { point });
         let failed_over = failed_over.unwrap();
         assert_eq!(can(failed_over, &jobs), [JobAction::Cancel]);
-        jobs.interrupt(at(2));
+        jobs.interrupt(JobKind::UnplannedFailover, at(2));
         let both = [JobAction::Restart, JobAction::Cancel];
         assert_eq!(can(failed_over, &jobs), both);
         let committed = failed_over.request(ReplicaRequest::Commit).unwrap();

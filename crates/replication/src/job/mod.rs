@@ -262,9 +262,13 @@ impl Jobs {
         }
     }
 
-    /// Ends job `id`, and with it the task that runs: where it failed the later ones are skipped.
+    /// Ends job `id`, if it runs, and with it the task that runs: where it failed the later ones are
+    /// skipped.
     pub fn end(&mut self, id: u64, result: Result<(), JobError>, now: Timestamp) {
-        let Some(job) = self.find(id) else {
+        let running = self
+            .find(id)
+            .filter(|job| job.state == JobState::InProgress);
+        let Some(job) = running else {
             return;
         };
         job.error = result.err();
@@ -285,10 +289,11 @@ impl Jobs {
         }
     }
 
-    /// Ends all that run: whoever ran them is gone.
-    pub fn interrupt(&mut self, now: Timestamp) {
+    /// Ends those of this kind that run: whoever ran them is gone.
+    pub fn interrupt(&mut self, kind: JobKind, now: Timestamp) {
         let running = self.jobs.iter_mut();
-        for job in running.filter(|job| job.state == JobState::InProgress) {
+        let running = running.filter(|job| job.state == JobState::InProgress);
+        for job in running.filter(|job| job.kind == kind) {
             job.error = Some(JobError {
                 code: ErrorCode::Interrupted,
                 message: "it was cut short".into(),
@@ -406,7 +411,8 @@ mod tests {
         let cancelled = jobs.start(JobKind::UnplannedFailover, "vm".into(), at(1));
         jobs.cancel(cancelled, at(2));
         let running = jobs.start(JobKind::TestFailover, "vm".into(), at(3));
-        jobs.interrupt(at(4));
+        jobs.interrupt(JobKind::Commit, at(3));
+        jobs.interrupt(JobKind::TestFailover, at(4));
         jobs.cancel(running, at(5));
         let stored = serde_json::to_string(&jobs).unwrap();
         let mut jobs: Jobs = serde_json::from_str(&stored).unwrap();
