@@ -59,7 +59,10 @@ pub(super) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Write a log's changes in the other format.
+    /// Write a log's changes in the other format, or in the same one stored in another way.
+    ///
+    /// An HRL that is made of a native log has the first half of its content digest as its identity, so
+    /// that logs that follow each other do so as HRLs, too.
     Convert(Convert),
     /// Make a sound log of what a damaged one still proves, and say what is lost.
     Salvage {
@@ -103,6 +106,10 @@ pub(super) struct Convert {
     /// Do not encrypt, even if the log that is read is encrypted.
     #[arg(long)]
     pub(super) plaintext: bool,
+    /// The native log that the new native one is to follow, which is then named as its predecessor. Of
+    /// an HRL, it also tells the disk, and what generation is the next.
+    #[arg(long, value_name = "EARLIER", conflicts_with_all = ["disk", "disk_size"])]
+    pub(super) after: Option<PathBuf>,
     /// The disk that an HRL is of, which it does not say; a new identity by default.
     #[arg(long)]
     pub(super) disk: Option<DiskId>,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use afterimage_block::Doubt;
 use afterimage_changelog::{
-    AnyLog, ChangeLog, DiskStates, Error, Form, HrlHeader, HrlLog, Keys, Kind, LogHeader, Tail,
-    open_log_with, recover_with, salvage_with,
+    AnyLog, Error, Form, HrlHeader, HrlLog, Keys, Kind, LogHeader, Summary, Tail, open_log_with,
+    recover_with, salvage_with,
 };
 use anyhow::Result;
 
@@ -19,7 +19,8 @@ type Take<'a> = &'a mut dyn FnMut(Line<'_>) -> afterimage_changelog::Result<()>;
 
 /// What a log says of itself.
 pub(super) enum Head {
-    Native(LogHeader, Form, DiskStates),
+    /// With what its footer says, if that is proved.
+    Native(LogHeader, Form, Option<Summary>),
     Hrl(HrlHeader),
 }
 
@@ -90,7 +91,11 @@ fn read(log: &AnyLog, take: Take<'_>) -> Result<Head> {
     match log {
         AnyLog::Native(log) => {
             log.records(|record| take(Line::of(record)))?;
-            Ok(Head::Native(*log.header(), log.form(), log.states()))
+            Ok(Head::Native(
+                *log.header(),
+                log.form(),
+                Some(*log.summary()),
+            ))
         }
         AnyLog::Hrl(log) => {
             read_hrl(log, take)?;
@@ -108,7 +113,7 @@ fn damaged(path: &Path, keys: &Keys, error: Error, take: Take<'_>) -> Result<(He
         && open.tail == Tail::Whole
     {
         recover_with(path, keys, |record| take(Line::of(record)))?;
-        let head = Head::Native(open.header, open.form, DiskStates::default());
+        let head = Head::Native(open.header, open.form, None);
         return Ok((head, State::Open));
     }
     let error = anyhow::Error::from(error);
@@ -118,7 +123,7 @@ fn damaged(path: &Path, keys: &Keys, error: Error, take: Take<'_>) -> Result<(He
     if let Ok(salvaged) = salvage_with(path, keys, |record| take(Line::of(record))) {
         let unknown = salvaged.unknown;
         // What was salvaged leads to no state that a log could name.
-        let head = Head::Native(salvaged.header, salvaged.form, DiskStates::default());
+        let head = Head::Native(salvaged.header, salvaged.form, None);
         return Ok((head, State::Damaged { why, unknown }));
     }
     // Nothing to show of a file whose header is lost but why.

@@ -8,15 +8,16 @@ use afterimage_block::{
     Sequence, Timestamp,
 };
 use afterimage_changelog::{
-    AnyLog, ChangeLog, Error, FileWriter, HrlId, HrlLog, HrlOptions, LogHeader, Salvaged,
-    SealedLog, apply_with_undo, merge_hrl, open_log_with, salvage_with, to_hrl, to_native,
+    AnyLog, ChangeLog, Error, FileWriter, HrlHeader, HrlId, HrlLog, HrlOptions, LogHeader,
+    Salvaged, SealedLog, apply_with_undo, merge_hrl, open_log_with, salvage_with, to_hrl,
+    to_native,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::Exit;
 use super::arguments::{Convert, Format};
 use super::keys::{KeyRing, plaintext};
-use super::show::doubt;
+use super::show::{counted, doubt};
 use super::states::{check_produced, state_of};
 
 pub(super) fn now() -> Timestamp {
@@ -36,7 +37,11 @@ pub(super) fn apply(
     let logs: Vec<_> = opened.iter().map(|log| log as &dyn ChangeLog).collect();
     let disk = RawDisk::open(to, Access::ReadWrite)?;
     for log in &logs {
-        log.check_fits(disk.size())?;
+        let refused = || {
+            let (log, disk) = (log.path().display(), to.display());
+            format!("cannot apply `{log}` to `{disk}`")
+        };
+        log.check_fits(disk.size()).with_context(refused)?;
     }
     let (first, last) = (logs.first(), logs.last());
     if let Some(log) = first.filter(|log| check && log.states().before.is_some()) {
@@ -137,7 +142,7 @@ pub(super) fn merge(
 }
 
 pub(super) fn made(out: &mut dyn Write, path: &Path, records: u64) -> Result<Exit> {
-    writeln!(out, "{}: {records} records", path.display())?;
+    writeln!(out, "{}: {}", path.display(), counted(records, "record"))?;
     Ok(Exit::Good)
 }
 
@@ -146,22 +151,25 @@ pub(super) fn convert(convert: &Convert, keys: &KeyRing, out: &mut dyn Write) ->
     let log = open_log_with(&convert.file, keys.all())?;
     let records = match convert.to {
         Format::Hrl => {
-            let mut options = HrlOptions::new(HrlId::random(), now());
+            let mut options = hrl_options(&log);
             options.plaintext = convert.plaintext;
             to_hrl(&log, &convert.out, &options, now())?
                 .summary()
                 .entries
         }
         Format::Native => {
-            let header = native_header(&log, convert)?;
+            let after = convert.after.as_ref();
+            let after = after.map(|path| open_native(path, keys)).transpose()?;
+            let header = native_header(&log, after.as_ref(), convert)?;
             let compress = convert.compress || log.form().compressed;
             let options = if convert.plaintext {
                 plaintext(compress)
             } else {
                 keys.options(compress)
             };
-            let predecessor = match &log {
-                AnyLog::Native(log) => log.summary().predecessor,
+            let predecessor = match (&log, &after) {
+                (_, Some(earlier)) => earlier.content(),
+                (AnyLog::Native(log), None) => log.summary().predecessor,
                 _ => ContentDigest::NONE,
             };
             let native = to_native(&log, &convert.out, header, options, predecessor)?;
@@ -171,9 +179,54 @@ pub(super) fn convert(convert: &Convert, keys: &KeyRing, out: &mut dyn Write) ->
     made(out, &convert.out, records)
 }
 
-fn native_header(log: &AnyLog, convert: &Convert) -> Result<LogHeader> {
+/// What an HRL made of `log` says: of another HRL, what that says.
+fn hrl_options(log: &AnyLog) -> HrlOptions {
+    match log {
+        AnyLog::Native(log) => {
+            let (summary, id) = (log.summary(), |log| HrlId::from_bytes(first_half(log)));
+            HrlOptions::new(id(summary.content), log.header().created)
+                .following(id(summary.predecessor))
+        }
+        AnyLog::Hrl(log) => like(log.header()),
+        _ => HrlOptions::new(HrlId::random(), now()),
+    }
+}
+
+/// That of no log is the identity of no HRL.
+fn first_half(log: ContentDigest) -> [u8; 16] {
+    std::array::from_fn(|at| log.as_bytes()[at])
+}
+
+/// What an HRL says that takes the place of one with this header.
+fn like(header: &HrlHeader) -> HrlOptions {
+    let mut options = HrlOptions::new(header.id, header.created.into()).following(header.previous);
+    options.data_write_guid = header.data_write_guid.unwrap_or(HrlId::NIL);
+    options
+}
+
+fn open_native(path: &Path, keys: &KeyRing) -> Result<SealedLog> {
+    match open_log_with(path, keys.all())? {
+        AnyLog::Native(log) => Ok(log),
+        _ => bail!("`{}` is no native log", path.display()),
+    }
+}
+
+fn native_header(log: &AnyLog, after: Option<&SealedLog>, convert: &Convert) -> Result<LogHeader> {
     if let AnyLog::Native(log) = log {
         return Ok(*log.header());
+    }
+    if let Some(earlier) = after {
+        let generation = earlier.header().last.next();
+        return Ok(LogHeader {
+            disk_size: earlier
+                .summary()
+                .resized
+                .unwrap_or(earlier.header().disk_size),
+            first: generation,
+            last: generation,
+            created: now(),
+            ..*earlier.header()
+        });
     }
     let size = match convert.disk_size {
         Some(size) => size,
@@ -203,9 +256,7 @@ pub(super) fn salvage(file: &Path, to: &Path, keys: &KeyRing, out: &mut dyn Writ
                 Error::UnknownFormat => native,
                 _ => hrl,
             })?;
-            let header = found.log.header();
-            let options = HrlOptions::new(header.id, header.created.into());
-            let options = options.following(header.previous);
+            let options = like(found.log.header());
             let log = to_hrl(&found.log, to, &options, now())?;
             (log.summary().entries, found.unknown)
         }

@@ -56,7 +56,7 @@ pub fn run(
         Err(usage) => Err(usage.into()),
     };
     done.unwrap_or_else(|error| {
-        let _ = writeln!(errors, "{error:#}");
+        let _ = writeln!(errors, "{}", told(&error));
         exit_of(&error)
     })
 }
@@ -89,6 +89,18 @@ fn execute(arguments: Arguments, out: &mut dyn Write) -> Result<Exit> {
     }
 }
 
+/// What is wrong and why, each cause once: most messages end in that of their cause.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => told,
+            said => format!("{said}: {cause}"),
+        }
+    })
+}
+
 /// Whether the log or the request is what is wrong.
 fn exit_of(error: &anyhow::Error) -> Exit {
     let log = error.downcast_ref::<Error>().map(Error::cause);
@@ -117,7 +129,7 @@ fn verify(files: &[PathBuf], keys: &Keys, out: &mut dyn Write) -> Result<Exit> {
                     return Err(error);
                 }
                 exit = Exit::Damaged;
-                writeln!(out, "{error:#}")?;
+                writeln!(out, "{}", told(&error))?;
             }
         }
     }

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::io::{Result, Write};
 use std::path::Path;
 
-use afterimage_block::{Doubt, Extent, Timestamp};
-use afterimage_changelog::{Form, HrlTime, Kind, Record};
+use afterimage_block::{ContentDigest, Doubt, Extent, Timestamp};
+use afterimage_changelog::{DiskStates, Form, HrlId, HrlTime, Kind, Record, Summary};
 use serde_json::{Value, json};
 
 use super::inspect::{Head, Inspected, State};
@@ -105,17 +105,18 @@ pub(super) fn text(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
     row(
         "records",
         format!(
-            "{}: {} writes, {} zeroed, {} discarded, {} marks",
+            "{}: {}, {} zeroed, {} discarded, {}",
             totals.records(),
-            totals.writes,
+            counted(totals.writes, "write"),
             totals.zeroed,
             totals.discarded,
-            totals.marks,
+            counted(totals.marks, "mark"),
         ),
     )?;
     let (distinct, runs) = (totals.extents.total(), totals.extents.runs());
     row("changes", format!("{} in all", totals.changed))?;
-    row("extents", format!("{distinct} in {runs} extents"))?;
+    let runs = counted(runs as u64, "extent");
+    row("extents", format!("{distinct} in {runs}"))?;
     if let Some(reach) = totals.reach() {
         let (first, end) = (reach.start().get(), reach.end().get());
         row("reach", format!("byte {first} to {end}"))?;
@@ -166,7 +167,7 @@ pub(super) fn json(out: &mut dyn Write, path: &Path, log: &Inspected) -> Result<
 /// The fields of a header, by their names.
 fn head(head: &Head) -> Vec<(&'static str, String)> {
     match head {
-        Head::Native(header, form, states) => {
+        Head::Native(header, form, summary) => {
             let mut fields = vec![
                 ("format", "native, version 1".into()),
                 ("stored", stored(*form)),
@@ -179,31 +180,47 @@ fn head(head: &Head) -> Vec<(&'static str, String)> {
                 ),
                 ("created", shown_time(header.created)),
             ];
-            let states = [
-                ("applies to state", states.before),
-                ("produces state", states.after),
-            ];
-            fields.extend(
-                states
-                    .into_iter()
-                    .filter_map(|(name, state)| Some((name, state?.to_string()))),
-            );
+            if let Some(summary) = summary {
+                fields.extend(chain(summary));
+            }
             fields
         }
-        Head::Hrl(header) => vec![
-            (
-                "format",
-                format!("HRL, version {}", header.version as u32 >> 16),
-            ),
-            ("id", header.id.to_string()),
-            ("predecessor", header.previous.to_string()),
-            ("created", shown_hrl(header.created)),
-            ("modified", shown_hrl(header.modified)),
-            ("creator", header.creator.escape_ascii().to_string()),
-            ("entries", header.entries.to_string()),
-            ("metadata size", header.metadata_size.to_string()),
-        ],
+        Head::Hrl(header) => {
+            let guid = header.data_write_guid.filter(|guid| *guid != HrlId::NIL);
+            let error = Some(header.error_code).filter(|code| *code != 0);
+            let mut fields = vec![
+                (
+                    "format",
+                    format!("HRL, version {}", header.version as u32 >> 16),
+                ),
+                ("id", header.id.to_string()),
+                ("predecessor", header.previous.to_string()),
+                ("created", shown_hrl(header.created)),
+                ("modified", shown_hrl(header.modified)),
+                ("creator", header.creator.escape_ascii().to_string()),
+                ("entries", header.entries.to_string()),
+                ("metadata size", header.metadata_size.to_string()),
+            ];
+            fields.extend(guid.map(|guid| ("data write guid", guid.to_string())));
+            fields.extend(error.map(|code| ("error code", code.to_string())));
+            fields
+        }
     }
+}
+
+/// What a native log is called by the one after it, and what it follows and leads to, where it says.
+fn chain(summary: &Summary) -> impl Iterator<Item = (&'static str, String)> {
+    let predecessor = Some(summary.predecessor).filter(|log| *log != ContentDigest::NONE);
+    let DiskStates { before, after } = summary.states;
+    [
+        ("content", Some(summary.content.to_string())),
+        ("predecessor", predecessor.map(|log| log.to_string())),
+        ("applies to state", before.map(|state| state.to_string())),
+        ("produces state", after.map(|state| state.to_string())),
+        ("resized to", summary.resized.map(|size| size.to_string())),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// How the records of a native log are stored.
@@ -231,13 +248,20 @@ fn state(state: &State) -> String {
     }
 }
 
+/// How many there are of something that has an s where there are several.
+pub(super) fn counted(number: u64, one: &str) -> String {
+    let several = if number == 1 { "" } else { "s" };
+    format!("{number} {one}{several}")
+}
+
 /// What of the disk is unknown.
 pub(super) fn doubt(unknown: &Doubt) -> String {
     match unknown {
         Doubt::Extents(extents) if extents.is_empty() => "nothing is lost".into(),
         Doubt::Extents(extents) => {
             let (total, runs) = (extents.total(), extents.runs());
-            format!("{total} of the disk in {runs} extents are unknown")
+            let runs = counted(runs as u64, "extent");
+            format!("{total} of the disk in {runs}: unknown")
         }
         Doubt::Everything { reason } => format!("all of the disk is unknown: {reason}"),
     }

@@ -122,6 +122,9 @@ fn damage_is_found_and_salvaged_around_in_either_format() {
         for command in ["verify", "inspect", "inspect --json"] {
             let (exit, out) = fixture.run(&format!("{command} @{name}"));
             assert_eq!(exit, Exit::Damaged, "{command}: {out}");
+            // Which file, where in it, and what is wrong there.
+            assert!(out.contains(name) && out.contains("at byte "), "{out}");
+            assert_eq!(out.matches("does not match").count(), 1, "{out}");
         }
         let (exit, out) = fixture.run(&format!("salvage @{name} --out @{name}.new"));
         assert_eq!(exit, Exit::Damaged);
@@ -175,6 +178,33 @@ fn several_logs_are_taken_back_at_once() {
     fixture.good(&format!("{merge} --out @merged"));
     fixture.good("apply @merged --to @copy");
     assert!(fixture.bytes("copy") == applied);
+}
+
+#[test]
+fn logs_that_follow_each_other_do_so_in_the_other_format_and_back() {
+    let (fixture, [apply, _]) = two_generations();
+    fixture.good(&format!("{apply} --to @copy"));
+    for name in ["log", "log2"] {
+        fixture.good(&format!("convert @{name} --to hrl --out @{name}.hrl"));
+        fixture.good(&format!("convert @{name}.hrl --to hrl --out @{name}.again"));
+    }
+    for (first, second) in [("log.hrl", "log2.hrl"), ("log.again", "log2.again")] {
+        fixture.good(&format!("merge @{first} @{second} --out @{first}.merged"));
+        std::fs::write(fixture.path("other"), vec![0xEE; SIZE]).unwrap();
+        fixture.good(&format!("apply @{first}.merged --to @other"));
+        assert!(fixture.bytes("other") == fixture.bytes("copy"));
+    }
+    let shown = fixture.good("inspect @log2.hrl");
+    assert!(shown.contains("predecessor"), "{shown}");
+
+    fixture.good("convert @log.hrl --to native --out @back --disk-size 64KiB");
+    fixture.good("convert @log2.hrl --to native --out @back2 --after @back");
+    fixture.good("merge @back @back2 --out @back.merged");
+    std::fs::write(fixture.path("other"), vec![0xEE; SIZE]).unwrap();
+    fixture.good("apply @back.merged --to @other");
+    assert!(fixture.bytes("other") == fixture.bytes("copy"));
+    let wrong = "convert @log2.hrl --to native --out @x --after @log.hrl";
+    assert_eq!(fixture.run(wrong).0, Exit::Usage);
 }
 
 #[test]

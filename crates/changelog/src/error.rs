@@ -27,10 +27,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The bytes are not those of a change log of this version, or were changed since.
-    #[error("change log is damaged at byte {at}: {reason}")]
+    #[error("change log is damaged at byte {at}{}: {reason}", which(*record))]
     Damaged {
         /// Where in the file.
         at: u64,
+        /// Which record it is in, counted from 0, where that is known.
+        record: Option<u64>,
         /// What is wrong there.
         reason: &'static str,
     },
@@ -74,7 +76,7 @@ pub enum Error {
         reason: String,
     },
     /// The log has no footer: its writer never sealed it.
-    #[error("change log is not sealed: recover it first")]
+    #[error("change log is not sealed: recover or salvage it")]
     NotSealed,
     /// The log would outgrow its quota. Nothing of the change was written.
     #[error("change log has reached its quota of {quota}: rotate it")]
@@ -214,7 +216,14 @@ impl Error {
     }
 
     pub(crate) const fn damaged(at: u64, reason: &'static str) -> Self {
-        Self::Damaged { at, reason }
+        let record = None;
+        Self::Damaged { at, record, reason }
+    }
+
+    /// What is wrong with a record.
+    pub(crate) const fn damaged_record(number: u64, at: u64, reason: &'static str) -> Self {
+        let record = Some(number);
+        Self::Damaged { at, record, reason }
     }
 }
 
@@ -224,4 +233,9 @@ fn named(path: &Path) -> String {
         return String::new();
     }
     format!(" `{}`", path.display())
+}
+
+/// The number of a record, if it is known, as it stands in a message.
+fn which(record: Option<u64>) -> String {
+    record.map_or_else(String::new, |number| format!(", in record {number}"))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::reader::{Record, StreamReader, Tail};
 use crate::writer::io_error;
-use crate::{Form, Keys, LogHeader, Result};
+use crate::{Error, Form, Keys, LogHeader, Result};
 
 /// What was read of a log that may never have been sealed.
 #[derive(Clone, Debug)]
@@ -41,9 +41,11 @@ pub fn recover_with(
     mut take: impl FnMut(&Record) -> Result<()>,
 ) -> Result<Recovered> {
     let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
-    let mut reader = StreamReader::with_keys(BufReader::with_capacity(64 << 10, file), keys)?;
+    let file = BufReader::with_capacity(64 << 10, file);
+    let named = |error: Error| error.named(path);
+    let mut reader = StreamReader::with_keys(file, keys).map_err(named)?;
     let mut records = 0;
-    while let Some(record) = reader.next_record()? {
+    while let Some(record) = reader.next_record().map_err(named)? {
         records += 1;
         take(&record)?;
     }

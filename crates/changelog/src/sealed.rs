@@ -90,7 +90,9 @@ impl SealedLog {
             }
         }
         match reader.tail() {
-            Some(Tail::Torn { at, reason }) => return Err(Error::damaged(at, reason)),
+            Some(Tail::Torn { at, reason }) => {
+                return Err(Error::damaged_record(records, at, reason));
+            }
             _ if reader.position() != footer_at => {
                 return Err(Error::damaged(
                     reader.position(),
@@ -178,24 +180,28 @@ impl SealedLog {
     /// [`Error::Io`]; [`Error::InFile`] if the file was changed since it was proved; what `take`
     /// returns.
     pub fn records(&self, mut take: impl FnMut(&Record) -> Result<()>) -> Result<()> {
-        let changed = |at, reason| Error::damaged(at, reason).in_file(&self.path);
         let file = File::open(&self.path);
         let file = file.map_err(|source| io_error("open", &self.path, 0, source))?;
         let file = BufReader::with_capacity(64 << 10, file);
         let mut reader =
             StreamReader::with_keys(file, &self.keys).map_err(|error| error.in_file(&self.path))?;
         let mut records = 0;
-        while let Some(record) = reader.next_record()? {
+        loop {
+            let record = reader.next_record();
+            let Some(record) = record.map_err(|error| error.in_file(&self.path))? else {
+                break;
+            };
             records += 1;
             take(&record)?;
         }
-        match reader.tail() {
-            Some(Tail::Torn { at, reason }) => Err(changed(at, reason)),
+        let changed = match reader.tail() {
+            Some(Tail::Torn { at, reason }) => Error::damaged_record(records, at, reason),
             _ if records != self.summary.records => {
-                Err(changed(reader.position(), "records were lost meanwhile"))
+                Error::damaged(reader.position(), "records were lost meanwhile")
             }
-            _ => Ok(()),
-        }
+            _ => return Ok(()),
+        };
+        Err(changed.in_file(&self.path))
     }
 
     /// Refuses a disk that is not of the size of the log's.

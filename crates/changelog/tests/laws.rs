@@ -11,7 +11,7 @@ use afterimage_block::{
 };
 use afterimage_changelog::{
     Error, FileWriter, Kind, LogHeader, PAYLOAD_MAX, Packing, Reader, SealedLog, Tail,
-    WriterOptions, recover, recover_with,
+    WriterOptions, open_log, recover, recover_with,
 };
 use common::{SIZE, Step, contents_after, disk, keys, mark, packings, steps};
 use proptest::prelude::*;
@@ -140,6 +140,28 @@ proptest! {
         if let Ok(reader) = Reader::new(bytes.into()) {
             prop_assert!(reader.count() <= 2);
         }
+    }
+}
+
+#[test]
+fn damage_is_told_by_file_record_and_byte() {
+    let steps: Vec<_> = (0..5)
+        .map(|at| Step::Write(at * 100, vec![1; 50]))
+        .collect();
+    let (_folder, log) = sealed(&steps);
+    let mut bytes = std::fs::read(log.path()).unwrap();
+    let at = LogHeader::LEN + 3 * (48 + 50);
+    bytes[at + 60] ^= 1;
+    std::fs::write(log.path(), &bytes).unwrap();
+    let path = log.path().display();
+    let expected = format!(
+        "`{path}`: change log is damaged at byte {at}, in record 3: the record's checksum does not match"
+    );
+    for error in [
+        open_log(log.path()).unwrap_err(),
+        log.records(|_| Ok(())).unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), expected);
     }
 }
 
