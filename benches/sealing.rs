@@ -11,30 +11,30 @@
 //!
 //! # Figures
 //!
-//! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores that others used
-//! as well, tmpfs, 2026-11-24, `cargo bench -p benches --bench sealing`. The records are of this program,
+//! Speed as a multiple of the first case of each table; medians of 9 rounds, 2 cores while other work
+//! was held back, tmpfs, 2026-11-25, `cargo bench -p benches --bench sealing`. The records are of this program,
 //! with its symbols.
 //!
 //! | | 4 KiB records | 64 KiB records |
 //! | --- | --- | --- |
 //! | compress: LZ4 | 1 | 1 |
-//! | Zstandard, level 1 | 0.43 | 0.64 |
-//! | LZ4, back | 3.3 | 3.4 |
-//! | Zstandard, back | 0.94 | 1.7 |
-//! | saved: LZ4 | 2.11 to 1 | 2.53 to 1 |
-//! | Zstandard, level 1 | 2.91 to 1 | 3.62 to 1 |
+//! | Zstandard, level 1 | 0.45 | 0.72 |
+//! | LZ4, back | 3.5 | 3.7 |
+//! | Zstandard, back | 1.1 | 1.8 |
+//! | saved: LZ4 | 2.11 to 1 | 2.51 to 1 |
+//! | Zstandard, level 1 | 2.91 to 1 | 3.60 to 1 |
 //! | append: plain | 1 | 1 |
-//! | compressed | 0.43 | 0.33 |
-//! | encrypted | 0.61 | 0.57 |
-//! | compressed, encrypted | 0.31 | 0.26 |
+//! | compressed | 0.40 | 0.29 |
+//! | encrypted | 0.57 | 0.53 |
+//! | compressed, encrypted | 0.33 | 0.26 |
 //! | append of noise: plain | 1 | 1 |
-//! | compressed | 0.72 | 0.89 |
-//! | encrypted | 0.57 | 0.48 |
-//! | compressed, encrypted | 0.59 | 0.48 |
+//! | compressed | 0.83 | 0.83 |
+//! | encrypted | 0.57 | 0.53 |
+//! | compressed, encrypted | 0.51 | 0.49 |
 //! | read: plain, which is the CRC-32 | 1 | 1 |
-//! | compressed | 0.08 | 0.09 |
-//! | encrypted | 0.08 | 0.09 |
-//! | compressed, encrypted | 0.05 | 0.09 |
+//! | compressed | 0.11 | 0.17 |
+//! | encrypted | 0.09 | 0.15 |
+//! | compressed, encrypted | 0.06 | 0.12 |
 //!
 //! So it is LZ4: a guest's write waits for it, and Zstandard costs about twice as much. What does not
 //! compress is not probed first: LZ4 takes longer and longer steps through it, and finding that out
