@@ -524,7 +524,8 @@ impl World {
         };
         site.saved.clean = process.tracker.close();
         site.saved.machine = process.machine;
-        if complete {
+        // A former primary may say so as well, of what it wrote itself: another one has gone on since.
+        if complete && self.oracle.entitled == number {
             self.oracle.stopped = true;
             self.just_stopped = Some(number);
         }
