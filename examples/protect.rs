@@ -19,7 +19,7 @@ struct Arguments {
     /// The disks: raw image files or block devices.
     #[arg(long, required = true, num_args = 1..)]
     disk: Vec<PathBuf>,
-    /// Where the replica is: a path or file:// URL.
+    /// Where the replica is: a path, or a URL as file://, afterimage:// or a cloud's.
     #[arg(long)]
     replica: String,
     #[command(flatten)]

@@ -198,7 +198,7 @@ fn is_same(present: Option<&Current>, expected: Option<&Current>) -> bool {
 }
 
 /// Locks the file, waiting for whoever has it; unlocked when the handle is dropped.
-async fn lock_file(path: PathBuf) -> Result<File> {
+pub(crate) async fn lock_file(path: PathBuf) -> Result<File> {
     let shown = path.display().to_string();
     let lock = move || {
         let mut options = std::fs::OpenOptions::new();

@@ -19,7 +19,7 @@ pub enum Error {
     #[error(
         "`{url}` is not a store: write a path, file:///PATH, az://CONTAINER/FOLDER, \
          abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, s3://BUCKET/FOLDER, \
-         gs://BUCKET/FOLDER or memory://NAME"
+         gs://BUCKET/FOLDER, afterimage://HOST:PORT/ or memory://NAME"
     )]
     Url {
         /// The URL.
@@ -39,7 +39,7 @@ pub enum Error {
         /// The feature of this crate.
         feature: &'static str,
     },
-    /// The settings of a cloud store are incomplete or contradict each other.
+    /// The settings of a cloud or a replica server are incomplete or contradict each other.
     #[error("`{url}` cannot be opened with the settings {prefix}* of the environment: {reason}")]
     Settings {
         /// The URL.

@@ -79,6 +79,16 @@ pub(crate) fn manifest(name: &MachineName) -> Path {
     Path::from(format!("machines/{name}/manifest.json"))
 }
 
+/// Whether what is called that is ever replaced by other content.
+pub(crate) fn is_mutable(path: &Path) -> bool {
+    let mut parts = path.as_ref().split('/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(name), None, ..) => name == "afterimage.json" || name.starts_with("probe-"),
+        (Some("machines"), Some(_), Some("manifest.json"), None) => true,
+        _ => false,
+    }
+}
+
 /// When an object of the index was written: by the fold up to a barrier, in the epoch of a writer.
 ///
 /// It is a part of the object's name, so that no name is ever written anew after it was deleted: a

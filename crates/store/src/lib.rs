@@ -67,10 +67,11 @@
 //! | `azure` | `az://CONTAINER/FOLDER`, `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER` |
 //! | `aws` | `s3://BUCKET/FOLDER`: S3 and what is compatible with it |
 //! | `gcp` | `gs://BUCKET/FOLDER` |
-//! | `cloud` | all of them |
+//! | `cloud` | all of these three |
+//! | `server` | `afterimage://HOST:PORT/`: what a replica server of another host serves |
 //!
-//! Credentials come from the environment, by the names that each cloud's own tools read. They are in
-//! no error, no log and no `Debug` output of this crate.
+//! Credentials come from the environment, by the names that each cloud's own tools read, and a replica
+//! server's from files that it names. They are in no error, no log and no `Debug` output of this crate.
 //!
 //! The layout is specified in
 //! [LAYOUT.md](https://github.com/afterimage-rs/afterimage/blob/main/crates/store/LAYOUT.md).
@@ -82,6 +83,7 @@ mod cipher;
 #[cfg(feature = "_http")]
 mod cloud;
 mod error;
+mod folder;
 #[cfg(feature = "_http")]
 mod guard;
 mod index;
@@ -92,6 +94,8 @@ mod manifest;
 mod objects;
 mod point;
 mod records;
+#[cfg(feature = "server")]
+mod remote;
 mod replica;
 mod retention;
 mod scrub;

@@ -13,6 +13,7 @@ use object_store::{ObjectStore, path::Path};
 use serde_json::json;
 
 use crate::cas::{Cas, Swap, proved};
+use crate::folder::ConditionalFolder;
 use crate::{Error, Key, MachineName, Replica, Result, layout};
 
 /// The stores in memory of this process, by name.
@@ -53,6 +54,19 @@ fn in_cloud(
     Err(Error::NotBuiltIn { url, feature })
 }
 
+#[cfg(feature = "server")]
+fn on_server(url: &str, settings: &dyn Fn() -> Settings) -> Result<Arc<dyn ObjectStore>> {
+    crate::remote::open(url, &settings())
+}
+
+#[cfg(not(feature = "server"))]
+fn on_server(url: &str, _: &dyn Fn() -> Settings) -> Result<Arc<dyn ObjectStore>> {
+    Err(Error::NotBuiltIn {
+        url: url.into(),
+        feature: SERVER,
+    })
+}
+
 /// A place for replicas: a local folder, or any object store.
 #[derive(Clone)]
 pub struct Store {
@@ -75,12 +89,16 @@ fn folder_of(url: &str) -> Option<&str> {
     folder.filter(|folder| !folder.is_empty())
 }
 
-/// The feature of this crate that a cloud's URLs need; `None` if `url` is not one of them.
+/// The feature for stores that are served by another host.
+const SERVER: &str = "server";
+
+/// The feature of this crate that the URLs of a cloud or server need; `None` if `url` is not one of them.
 fn feature_of(url: &str) -> Option<&'static str> {
     match url.split_once("://")?.0 {
         "az" | "azure" | "adl" | "abfs" | "abfss" => Some("azure"),
         "s3" | "s3a" => Some("aws"),
         "gs" => Some("gcp"),
+        "afterimage" => Some(SERVER),
         _ => None,
     }
 }
@@ -103,9 +121,11 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// Opens the store that `url` names, and begins one if there is none: a path, `file:///PATH`,
-    /// a cloud's URL (see the crate's features), or `memory://NAME`, which lives as long as the
-    /// process and is the same for all who open it. A cloud's settings are those of the environment
-    /// whose names begin with `AZURE_`, `AWS_` or `GOOGLE_`, as `object_store` documents them.
+    /// a cloud's or a replica server's URL (see the crate's features), or `memory://NAME`, which lives
+    /// as long as the process and is the same for all who open it. A cloud's settings are those of the
+    /// environment whose names begin with `AZURE_`, `AWS_` or `GOOGLE_`, as `object_store` documents
+    /// them; a replica server's are files named by `AFTERIMAGE_SERVER_AUTHORITY`, `_CERTIFICATE` and
+    /// `_KEY`, and perhaps `AFTERIMAGE_SERVER_BANDWIDTH`, bytes a second that are sent at most.
     ///
     /// # Errors
     /// [`Error::Url`], [`Error::SecretInUrl`], [`Error::NotBuiltIn`], [`Error::Settings`],
@@ -173,6 +193,7 @@ impl Store {
             return Err(Error::SecretInUrl { url: shown.into() });
         }
         match feature_of(url) {
+            Some(SERVER) => Ok(Self::conditional(on_server(url, settings)?, url)),
             Some(feature) => {
                 let objects = in_cloud(url, feature, settings)?;
                 Ok(Self::conditional(objects, url))
@@ -220,6 +241,17 @@ impl Store {
     /// As [`open`](Self::open).
     pub async fn with_objects(objects: Arc<dyn ObjectStore>) -> Result<Self> {
         Self::conditional(objects, "object store").begin().await
+    }
+
+    /// The objects, conditions honoured: what a server needs that lets other hosts have the store, too.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        match &self.cas {
+            Cas::Conditional(objects) => Arc::clone(objects),
+            Cas::Locked(objects, lock) => Arc::new(ConditionalFolder {
+                objects: Arc::clone(objects),
+                lock: lock.clone(),
+            }),
+        }
     }
 
     /// Opens and begins encrypted machines with `key`, and refuses others; with `None`, which is
