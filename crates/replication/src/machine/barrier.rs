@@ -51,12 +51,14 @@ impl Machine {
             return actions;
         }
         self.note_losses(reached);
-        self.settled = eligible && self.nothing_in_doubt() && self.follows(barrier.ends);
-        let application = self.settled && barrier.application_consistent;
+        let point = eligible && self.nothing_in_doubt() && self.follows(barrier.ends);
+        let application = point && barrier.application_consistent;
         if let (true, Some(application)) = (application, self.policy.application_consistent) {
             self.next_application = at + application.every;
         }
-        self.enqueue(barrier.ends, reached, self.settled, application, at);
+        let queued = self.enqueue(barrier.ends, reached, point, application, at);
+        // Where a log with nothing in it was lost, the barrier is no point, but the one before may be.
+        self.settled = point && (queued || self.settled);
         let reason = match barrier.tracking {
             Tracking::MapOnly => ResyncReason::LogOverflow,
             Tracking::Logging => ResyncReason::LogLost,
@@ -96,7 +98,7 @@ impl Machine {
         }
     }
 
-    /// Queues what was sealed at barrier `sequence`, unless no disk's log was.
+    /// Queues what was sealed at barrier `sequence`, unless no disk's log was; whether it did.
     pub(super) fn enqueue(
         &mut self,
         sequence: Sequence,
@@ -104,12 +106,13 @@ impl Machine {
         point: bool,
         application: bool,
         ordered: Time,
-    ) {
+    ) -> bool {
         let length = |ended: &Ended| match ended {
             Ended::Sealed(length) => Some(*length),
             Ended::Lost(_) => None,
         };
-        if reached.disks.iter().any(|ended| length(ended).is_some()) {
+        let any = reached.disks.iter().any(|ended| length(ended).is_some());
+        if any {
             self.queue.push_back(Sealed {
                 sequence,
                 time: reached.time,
@@ -123,5 +126,6 @@ impl Machine {
                 ordered: Some(ordered),
             });
         }
+        any
     }
 }

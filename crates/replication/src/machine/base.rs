@@ -134,8 +134,8 @@ impl Machine {
         };
         copying.snapshot = Some((ended, reached.time));
         copying.ordered = Some(ordered);
-        self.settled = true;
         if copying.base.is_none() {
+            self.settled = true;
             // The copy is of this barrier: what came before does not matter.
             copying.base = Some(ended);
             self.doubt.fill(Scope::NOTHING);
@@ -149,7 +149,7 @@ impl Machine {
             .for_each(|sealed| sealed.point = false);
         self.note_losses(reached);
         let point = self.nothing_in_doubt() && self.follows(ended);
-        self.enqueue(ended, reached, point, false, ordered);
+        self.settled = self.enqueue(ended, reached, point, false, ordered) && point;
         Vec::new()
     }
 

@@ -14,6 +14,10 @@ const NO_STATE: u8 = u8::MAX;
 
 /// Rules that are left out, to see that it is found.
 #[derive(Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each rule is left out by itself"
+)]
 pub(crate) struct Rules {
     pub(crate) ignore_lineage: bool,
     pub(crate) reverse_uncommitted: bool,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use afterimage_block::Length;
+use afterimage_block::{Length, Timestamp};
 use afterimage_replication::{
-    Action, Ended, Event, Policy, Report, Request, ResyncReason, Scope, Shipment, State,
+    Action, BarrierReached, Ended, Event, Policy, Report, Request, ResyncReason, Scope, Shipment,
+    State,
 };
 use afterimage_retry::Time;
 
@@ -55,6 +56,38 @@ fn an_empty_log_that_is_dropped_for_its_size_is_one_of_them() {
     walk.pass(Duration::from_secs(1));
     let across = shipment(&walk.tell(Event::Shipped));
     assert!(across.after_loss && !across.point);
+}
+
+/// A copy that was begun again with another snapshot is of no point by itself.
+#[test]
+fn a_copy_comes_to_a_point_though_the_log_up_to_its_second_snapshot_was_lost() {
+    let mut walk = Walk::copying(Policy::default(), Time::ZERO);
+    let recovered = BarrierReached {
+        time: Timestamp::default(),
+        disks: vec![Ended::Sealed(Length::new(512))],
+        dropped: vec![Scope::NOTHING],
+        tracking: walk.machine.tracking(),
+    };
+    let (machine, actions) = walk.machine.clone().restart(Some(recovered), walk.now);
+    walk.machine = machine;
+    assert!(actions.contains(&Action::Claim), "{actions:?}");
+    let actions = walk.claimed();
+    let again = barrier(&actions);
+    assert!(again.snapshot);
+    walk.tell(reached(&again, Ended::Lost(Scope::NOTHING)));
+    let mut actions = walk.tell(Event::Copied);
+    while let Some(Action::Ship(shipment)) = actions.iter().find(|a| matches!(a, Action::Ship(_))) {
+        assert!(!shipment.point);
+        actions = walk.tell(Event::Shipped);
+    }
+    // Nothing more is written.
+    let across = walk.timeout();
+    assert!(!barrier(&across).may_be_quiet);
+    assert!(!shipment(&walk.reach(&across)).point);
+    walk.tell(Event::Shipped);
+    let next = walk.timeout();
+    assert!(!barrier(&next).may_be_quiet);
+    assert!(shipment(&walk.reach(&next)).point);
 }
 
 /// A planned failover is to the last barrier, so that has to be a recovery point.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use afterimage_block::{Epoch, Length, Timestamp};
+use afterimage_block::{Length, Timestamp};
 use afterimage_replication::{
     Action, Barrier, BarrierReached, Ended, Event, Machine, Policy, Position, Request, Scope, State,
 };
@@ -16,19 +16,29 @@ pub(crate) struct Walk {
 impl Walk {
     /// A machine with one disk that has just come to replicate by `policy`.
     pub(crate) fn replicating(policy: Policy, now: Time) -> Self {
+        let mut walk = Self::copying(policy, now);
+        walk.tell(Event::Copied);
+        assert_eq!(walk.machine.state(), State::Replicating);
+        walk
+    }
+
+    /// A machine with one disk of which the first copy is under way.
+    pub(crate) fn copying(policy: Policy, now: Time) -> Self {
         let machine = Machine::new(policy, vec![Length::mib(1)]);
         let mut walk = Self { machine, now };
         let actions = walk.machine.request(Request::Enable, now);
         assert_eq!(actions, Ok(vec![Action::Claim]));
-        let claimed = Event::Claimed {
-            epoch: Epoch::new(1),
-            position: Position::Empty,
-        };
-        let actions = walk.tell(claimed);
+        let actions = walk.claimed();
         walk.reach(&actions);
-        walk.tell(Event::Copied);
-        assert_eq!(walk.machine.state(), State::Replicating);
         walk
+    }
+
+    /// An empty replica is claimed.
+    pub(crate) fn claimed(&mut self) -> Vec<Action> {
+        self.tell(Event::Claimed {
+            epoch: self.machine.epoch().next(),
+            position: Position::Empty,
+        })
     }
 
     pub(crate) fn tell(&mut self, event: Event) -> Vec<Action> {

@@ -156,6 +156,7 @@ impl World {
             Side::FailedOver(failover) => failover.committed.is_none(),
             _ => false,
         };
+        let runs = |side: Side| matches!(side, Side::Primary | Side::FailedOver(_));
         match site.saved.side {
             Side::FailedOver(failover) => Some(match failover.committed {
                 Some(committed) => Operation::Reverse(committed),
@@ -165,9 +166,13 @@ impl World {
                 Some(Operation::Follow(site.saved.machine.epoch()))
             }
             Side::Nothing | Side::Standby(_) | Side::Primary => {
-                let abandoned = !self.sites.iter().any(|site| open(site.saved.side));
-                let cancels = waits(self.oracle.role()) && abandoned;
-                cancels.then_some(Operation::Cancel(None))
+                let any = |is: fn(Side) -> bool| self.sites.iter().any(|site| is(site.saved.side));
+                match self.oracle.role() {
+                    role if waits(role) => (!any(open)).then_some(Operation::Cancel(None)),
+                    Role::FailedOver { .. } => None,
+                    // Both sides were given up for each other: what is left is the replica.
+                    _ => (!any(runs)).then_some(Operation::UnplannedFailover(0)),
+                }
             }
         }
     }
