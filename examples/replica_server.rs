@@ -119,15 +119,16 @@ fn entry(
 ) -> String {
     let machines: Vec<_> = machines.iter().map(|name| format!("'{name}'")).collect();
     let (digest, machines) = (&issued.fingerprint, machines.join(", "));
-    let mut entry =
-        format!("[[client]]\nname = '{name}'\ncertificate = '{digest}'\nmachines = [{machines}]\n");
-    if let Some(quota) = quota {
-        entry += &format!("quota = '{quota}'\n");
-    }
-    if append_only {
-        entry += "append_only = true\n";
-    }
-    entry
+    let quota = quota.map(|quota| format!("quota = '{quota}'\n"));
+    let quota = quota.unwrap_or_default();
+    let append_only = if append_only {
+        "append_only = true\n"
+    } else {
+        ""
+    };
+    format!(
+        "[[client]]\nname = '{name}'\ncertificate = '{digest}'\nmachines = [{machines}]\n{quota}{append_only}"
+    )
 }
 
 async fn serve(

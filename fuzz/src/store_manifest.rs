@@ -82,7 +82,12 @@ async fn check_manifest(fixture: &Fixture, json: &[u8], setting: &Setting) {
     let replica = store.replica();
     let Ok(manifest) = replica.existing().await else {
         assert!(replica.open_point(Sequence::new(1)).await.is_err());
-        assert!(replica.claim(claim(None), |kept| Ok(kept.clone())).await.is_err());
+        assert!(
+            replica
+                .claim(claim(None), |kept| Ok(kept.clone()))
+                .await
+                .is_err()
+        );
         assert!(fence(&replica).await.is_err());
         assert!(
             store.manifest().await == sealed,

@@ -14,6 +14,7 @@ use afterimage_capacity::{Assumptions, MONTH, Plan, Recording};
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_store::{
     BaseProgress, Claim, Consistency, LogEntry, Publication, RecoveryPoint, ReplicaDisk, Store,
+    Writer,
 };
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
@@ -128,6 +129,21 @@ fn generation(
     log.seal(last).unwrap()
 }
 
+/// Publishes a first copy of empty disks.
+async fn copy(writer: &Writer, disks: usize, state: &Value) {
+    let source = Arc::new(MemoryDisk::new(SIZE));
+    let mut roots = Vec::new();
+    for disk in 0..disks {
+        let mut base = writer.base(disk, BaseProgress::default()).await.unwrap();
+        while base.next_page().is_some() {
+            base.copy_page(source.clone()).await.unwrap();
+        }
+        roots.push(base.finish().await.unwrap());
+    }
+    let published = writer.publish_base(Sequence::new(1), roots, None, state);
+    published.await.unwrap();
+}
+
 #[tokio::test]
 async fn requests_are_those_of_the_store() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,20 +165,8 @@ async fn requests_are_those_of_the_store() {
         disks: disks.to_vec(),
     };
     let writer = replica.claim(claim, |kept| Ok(kept.clone())).await.unwrap();
-    let source = Arc::new(MemoryDisk::new(SIZE));
-    let mut roots = Vec::new();
-    for disk in 0..ids.len() {
-        let mut base = writer.base(disk, BaseProgress::default()).await.unwrap();
-        while base.next_page().is_some() {
-            base.copy_page(source.clone()).await.unwrap();
-        }
-        roots.push(base.finish().await.unwrap());
-    }
     let state = Value::Null;
-    writer
-        .publish_base(Sequence::new(1), roots, None, &state)
-        .await
-        .unwrap();
+    copy(&writer, ids.len(), &state).await;
 
     let mut recording = Recording::new();
     let numbers = ids.map(|_| recording.add_disk(SIZE));

@@ -91,6 +91,24 @@ async fn status(sender: &mut SendRequest<Body>, request: Request<Body>) -> Optio
     Some(answer.await.unwrap().ok()?.status())
 }
 
+/// What is put where nothing may be, and the status that answers it.
+const BAD_PATHS: [(&str, u16); 14] = [
+    ("/", 400),
+    ("/2/objects/machines/a/x", 400),
+    ("/1/objects/", 400),
+    ("/1/objects/../secret", 400),
+    ("/1/objects/machines/a/../b/x", 400),
+    ("/1/objects/machines/a/%2e%2e/b/x", 400),
+    ("/1/objects/machines/a/%00", 400),
+    ("/1/objects/machines//a", 400),
+    ("/1/objects/machines/../machines/a/x", 400),
+    ("/1/objects/manifest.lock", 403),
+    ("/1/objects/machines/a", 403),
+    ("/1/objects/replaced/machines/a/x/1", 403),
+    ("/1/uploads/machines/b/x", 403),
+    ("/1/uploads/machines/a/x", 400),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_end_in_an_error() {
     let mut site = Site::new();
@@ -102,22 +120,7 @@ async fn bad_requests_end_in_an_error() {
         Request::builder().method(method).uri(uri)
     };
     let mut sender = raw(&running, &host).await;
-    for (path, expected) in [
-        ("/", 400),
-        ("/2/objects/machines/a/x", 400),
-        ("/1/objects/", 400),
-        ("/1/objects/../secret", 400),
-        ("/1/objects/machines/a/../b/x", 400),
-        ("/1/objects/machines/a/%2e%2e/b/x", 400),
-        ("/1/objects/machines/a/%00", 400),
-        ("/1/objects/machines//a", 400),
-        ("/1/objects/machines/../machines/a/x", 400),
-        ("/1/objects/manifest.lock", 403),
-        ("/1/objects/machines/a", 403),
-        ("/1/objects/replaced/machines/a/x/1", 403),
-        ("/1/uploads/machines/b/x", 403),
-        ("/1/uploads/machines/a/x", 400),
-    ] {
+    for (path, expected) in BAD_PATHS {
         let put = request("PUT", path).body(whole(b"1")).unwrap();
         let found = status(&mut sender, put).await;
         assert_eq!(

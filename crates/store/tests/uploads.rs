@@ -92,10 +92,10 @@ async fn a_put_that_comes_late_changes_nothing() {
         let mut primary = Primary::new(1);
         let writer = history::claim(&replica).await;
         primary.copy(&writer).await;
-        let given_up = primary.rewrite(2, Offset::ZERO, &[1; 300_000]);
+        let given_up = primary.rewrite(2, Offset::ZERO, &vec![1; 300_000]);
         writer.put_log(0, &given_up).await.unwrap();
         let late = with(&objects, "/logs/").await;
-        let log = primary.rewrite(2, Offset::ZERO, &[2; 300_000]);
+        let log = primary.rewrite(2, Offset::ZERO, &vec![2; 300_000]);
         primary.ship(&writer, &log, &Value::Null).await;
         let published = with(&objects, "/logs/").await;
         assert_eq!(published.len(), 1, "the earlier attempt is deleted");

@@ -106,7 +106,10 @@ impl Fixture {
             session: SessionId::from_bytes([3; 16]),
             disks: vec![disk()],
         };
-        let writer = replica.claim(claim, |kept| Ok(kept.clone())).await.expect("it is new");
+        let writer = replica
+            .claim(claim, |kept| Ok(kept.clone()))
+            .await
+            .expect("it is new");
         let source = Arc::new(MemoryDisk::with_contents(&self.base));
         let mut base = writer.base(0, BaseProgress::default()).await.expect("new");
         while base.next_page().is_some() {
