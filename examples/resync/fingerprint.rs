@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use afterimage_block::{DiskId, Timestamp};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -61,9 +61,11 @@ impl Fingerprint {
             let (name, file) = (place.to_string(), None);
             return Ok(Self { name, file, staged });
         };
-        let found = fs::metadata(path)?;
+        let failed = || format!("cannot find {}", path.display());
+        let found = fs::metadata(path).with_context(failed)?;
+        let real = fs::canonicalize(path).with_context(failed)?;
         Ok(Self {
-            name: fs::canonicalize(path)?.display().to_string(),
+            name: real.display().to_string(),
             file: found.is_file().then(|| File {
                 device: found.dev(),
                 inode: found.ino(),

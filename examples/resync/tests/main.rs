@@ -251,6 +251,14 @@ fn another_size_is_refused_and_extended_only_if_asked_for() {
 }
 
 #[test]
+fn a_disk_that_is_not_there_is_named() {
+    let disks = Disks::new(|_| false);
+    fs::remove_file(disks.path("source")).unwrap();
+    let error = run_local(&disks.local()).unwrap_err().to_string();
+    assert!(error.contains("source"), "{error}");
+}
+
+#[test]
 fn a_disk_is_not_made_equal_to_itself() {
     let disks = Disks::new(|_| false);
     std::os::unix::fs::symlink(disks.path("source"), disks.path("link")).unwrap();
