@@ -1,9 +1,13 @@
 //! What an end knows of its disk from an earlier resync.
 
 use std::io::pipe;
+use std::sync::Arc;
 use std::thread;
 
-use afterimage_block::{BlockRead, BlockWrite, Length, Zeroing};
+use afterimage_block::{
+    BlockRead, BlockWrite, DiskId, Doubt, Generation, IntentLog, Length, Offset, TrackedDisk,
+    WriteGate, Zeroing,
+};
 use afterimage_resync::protocol::Role;
 use afterimage_resync::remote::{Cursor, RemoteProgress};
 use afterimage_resync::{Algorithm, Digests, Driver, Error, Grid};
@@ -149,6 +153,38 @@ fn an_end_that_knows_its_disk_reads_nothing_until_either_wants_it_hashed_afresh(
         let is_read = matches!(&error, Error::Read { .. } | Error::Peer { .. });
         assert!(is_read, "{error}");
     }
+}
+
+/// What a tracked disk may have been written since the cache was kept is forgotten, and nothing else read.
+#[test]
+fn a_tracked_disk_tells_what_is_to_be_forgotten() {
+    let source = Arc::new(filled(64 * 20, BLOCK, |_| 1));
+    let target = filled(64 * 20, BLOCK, |_| 2);
+    let (_, known) = driven((&source, &target), None, (false, false));
+    let mut known = known.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (id, region) = (DiskId::random(), Length::kib(64));
+    let intent = IntentLog::create(&folder.path().join("intent"), id, source.size(), region);
+    let generation = Generation {
+        intent: intent.unwrap(),
+        sink: None,
+    };
+    let device: Arc<dyn BlockWrite> = source.clone();
+    let tracked = TrackedDisk::new(device, WriteGate::new(), generation);
+    for at in [5, 900 * 4096, 901 * 4096 + 7] {
+        tracked.write_at(Offset::new(at), &[7; 3000]).unwrap();
+    }
+    let Doubt::Extents(written) = tracked.doubt() else {
+        panic!("it knows what was written");
+    };
+    written.iter().for_each(|extent| known.0.invalidate(extent));
+
+    let (again, _) = driven((&source, &target), Some(&known), (false, false));
+    let again = again.unwrap();
+    assert!(target.bytes() == source.bytes());
+    let units = Length::new(2 * 64 * BLOCK.length().get());
+    assert_eq!(again.skipped, source.size().saturating_sub(units));
 }
 
 #[test]
