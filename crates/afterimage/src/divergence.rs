@@ -9,6 +9,7 @@ use afterimage_replication::{DivergenceToken, Scope};
 use afterimage_store::MachineName;
 use serde::Serialize;
 
+use crate::driver::sum;
 use crate::generations;
 use crate::state::{Saved, SavedDisk, Side, logs_in};
 use crate::{Error, Result};
@@ -62,8 +63,7 @@ impl Divergence {
 
     /// The sum of what is held here alone, at most.
     pub fn bytes(&self) -> Length {
-        let sizes = self.disks.iter().map(DivergentDisk::bytes);
-        sizes.fold(Length::ZERO, Length::saturating_add)
+        sum(self.disks.iter().map(DivergentDisk::bytes))
     }
 
     /// The word that all of it may be destroyed.

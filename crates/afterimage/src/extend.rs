@@ -16,6 +16,7 @@ use afterimage_store::{
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::log_extent;
 use crate::shared::Kept;
@@ -323,12 +324,11 @@ impl Extension {
     /// Brings what `opened` holds in the extents `changed` to the further replica, as its newest
     /// recovery point; how many bytes went over.
     async fn publish(&self, opened: &Point, gap: &Gap, changed: Vec<ExtentSet>) -> Result<Length> {
-        let (mut logs, mut sent) = (Vec::new(), Length::ZERO);
+        let mut logs = Vec::new();
         for (number, (disk, extents)) in opened.disks.iter().zip(changed).enumerate() {
-            let log = self.put(number, disk, extents, gap).await?;
-            sent = sent.saturating_add(log.map(|log| log.length).unwrap_or_default());
-            logs.push(log);
+            logs.push(self.put(number, disk, extents, gap).await?);
         }
+        let sent = sum(logs.iter().flatten().map(|log| log.length));
         let sequence = gap.point.sequence;
         let publication = Publication {
             first: gap.last.next(),
@@ -419,8 +419,7 @@ fn older(near: Sequence, far: Sequence) -> NotAllowed {
 }
 
 fn sizes(point: &Point) -> Length {
-    let sizes = point.disks.iter().map(|disk| disk.size());
-    sizes.fold(Length::ZERO, Length::saturating_add)
+    sum(point.disks.iter().map(|disk| disk.size()))
 }
 
 /// The blocks whose digests are compared.

@@ -7,6 +7,7 @@ use afterimage_block::{Epoch, HydratingDisk, Length, RawDisk, Sequence, SessionI
 use afterimage_replication::{JobKind, NotAllowed, ReplicaRequest, Role};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
+use crate::driver::sum;
 use crate::error::blocking;
 use crate::notes::{self, Notes};
 use crate::operations;
@@ -268,8 +269,7 @@ async fn restore(
     mut progress: impl FnMut(Length, Length),
 ) -> Result<()> {
     let opened = replica.open_point(point.sequence).await?;
-    let sizes = opened.disks.iter().map(|disk| disk.size());
-    let total = sizes.fold(Length::ZERO, Length::saturating_add);
+    let total = sum(opened.disks.iter().map(|disk| disk.size()));
     let mut done = Length::ZERO;
     for (disk, image) in opened.disks.iter().zip(images) {
         let mut step = |length| {

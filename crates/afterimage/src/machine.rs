@@ -13,7 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::driver::{Command, Driver};
+use crate::driver::{Command, Driver, sum};
 use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
 use crate::notice::Notice;
@@ -389,8 +389,7 @@ impl ProtectedMachine {
 
     /// The sum of the disks' sizes.
     pub fn size(&self) -> Length {
-        let sizes = self.shared.disks.iter().map(|disk| disk.size);
-        sizes.fold(Length::ZERO, Length::saturating_add)
+        sum(self.shared.disks.iter().map(|disk| disk.size))
     }
 
     /// Listens to what happens from now on.
