@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use afterimage::block::Length;
-use afterimage::{Extension, Key, MachineName, Policy, Store};
+use afterimage::{Extension, Key, Policy, Store};
 use anyhow::Result;
 use clap::Parser;
-use examples::{KeyArguments, log_to_stderr, shown_time};
+use examples::{MachineArguments, log_to_stderr, shown_time};
 use indicatif::ProgressBar;
 use tokio::signal::ctrl_c;
 
@@ -15,14 +15,8 @@ use tokio::signal::ctrl_c;
 /// it. The further replica is failed over, tested and scrubbed as any other.
 #[derive(Parser)]
 struct Arguments {
-    /// Where the replica is.
-    #[arg(long)]
-    replica: String,
     #[command(flatten)]
-    key: KeyArguments,
-    /// The machine.
-    #[arg(long)]
-    name: MachineName,
+    machine: MachineArguments,
     /// Where the further replica is, or is to be.
     #[arg(long)]
     to: String,
@@ -76,8 +70,6 @@ async fn main() -> Result<()> {
 }
 
 async fn begin(arguments: &Arguments) -> Result<Extension> {
-    let near = Store::open_existing(&arguments.replica).await?;
-    let near = near.with_key(arguments.key.read()?);
     let far_key = arguments.to_key_file.as_deref().map(Key::from_file);
     let far = Store::open(&arguments.to).await?;
     let far = far.with_key(far_key.transpose()?);
@@ -86,10 +78,8 @@ async fn begin(arguments: &Arguments) -> Result<Extension> {
         recovery_points_max: arguments.points,
         ..Policy::default()
     };
-    let (near, far) = (
-        near.replica(arguments.name.clone()),
-        far.replica(arguments.name.clone()),
-    );
+    let near = arguments.machine.open().await?;
+    let far = far.replica(near.name().clone());
     Ok(Extension::begin(near, &far, policy, &arguments.scratch).await?)
 }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use afterimage::block::Length;
-use afterimage::{DivergenceToken, Follow, Follower, MachineName};
+use afterimage::{DivergenceToken, Follow, Follower};
 use anyhow::Result;
 use clap::Parser;
-use examples::{KeyArguments, log_to_stderr, shown_time};
+use examples::{MachineArguments, log_to_stderr, shown_time};
 use indicatif::ProgressBar;
 use tokio::signal::ctrl_c;
 
@@ -16,14 +16,8 @@ use tokio::signal::ctrl_c;
 /// runs at the other side meanwhile. Once it is stopped there, --complete fails back.
 #[derive(Parser)]
 struct Arguments {
-    /// Where the replica is.
-    #[arg(long)]
-    replica: String,
     #[command(flatten)]
-    key: KeyArguments,
-    /// The machine's name.
-    #[arg(long)]
-    name: MachineName,
+    machine: MachineArguments,
     /// The disks, in the machine's order. Those of another machine are made where they do not exist.
     #[arg(long, required = true, num_args = 1..)]
     disk: Vec<PathBuf>,
@@ -49,8 +43,9 @@ struct Arguments {
 async fn main() -> Result<()> {
     log_to_stderr();
     let arguments = Arguments::parse();
-    let follow = Follow::new(arguments.name, arguments.disk, arguments.replica);
-    let mut follow = follow.key(arguments.key.read()?);
+    let machine = arguments.machine;
+    let follow = Follow::new(machine.name, arguments.disk, machine.replica);
+    let mut follow = follow.key(machine.key.read()?);
     if let Some(folder) = arguments.state {
         follow = follow.state_folder(folder);
     }

@@ -4,25 +4,19 @@ use std::path::{Path, PathBuf};
 
 use afterimage::block::{Epoch, Length, Sequence, Timestamp};
 use afterimage::{
-    Failover, ListenAddress, MachineName, PointSelector, Replica, Store, TestResult, cancel,
-    clean_up, commit, fail_over, open_point, serve_failover,
+    Failover, ListenAddress, PointSelector, Replica, TestResult, cancel, clean_up, commit,
+    fail_over, open_point, serve_failover,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use examples::{KeyArguments, log_to_stderr, shown_time};
+use examples::{MachineArguments, log_to_stderr, shown_time};
 use indicatif::ProgressBar;
 
 /// Write a machine's disks at a recovery point as raw images.
 #[derive(Parser)]
 struct Arguments {
-    /// Where the replica is.
-    #[arg(long)]
-    replica: String,
     #[command(flatten)]
-    key: KeyArguments,
-    /// The machine's name.
-    #[arg(long)]
-    name: MachineName,
+    machine: MachineArguments,
     /// A test changes nothing; planned needs a stopped primary; unplanned, the default for images,
     /// fences it off.
     #[arg(long, value_enum)]
@@ -102,10 +96,7 @@ fn parse_point(text: &str) -> Result<PointSelector> {
 async fn main() -> Result<()> {
     log_to_stderr();
     let arguments = Arguments::parse();
-    let replica = Store::open_existing(&arguments.replica)
-        .await?
-        .with_key(arguments.key.read()?)
-        .replica(arguments.name);
+    let replica = arguments.machine.open().await?;
     let failover = arguments.end.epoch.map(Epoch::new);
     if arguments.end.commit {
         commit(&replica, failover).await?;

@@ -9,6 +9,7 @@
 pub mod changelog;
 mod guest;
 mod key;
+mod machine;
 #[path = "plan/mod.rs"]
 pub mod plan;
 #[path = "recovery_plan/mod.rs"]
@@ -21,6 +22,7 @@ mod watch;
 
 pub use guest::{Guest, make_image, sha256};
 pub use key::KeyArguments;
+pub use machine::MachineArguments;
 pub use table::{Row, Table};
 pub use walk::{Outage, Walk};
 pub use watch::Watch;
