@@ -1,6 +1,10 @@
 //! Consecutive logs into one.
 
+use std::mem::take;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, scope};
 
 use afterimage_block::{ContentDigest, Extent, Length, Slice};
 
@@ -8,10 +12,18 @@ use crate::convert::discard_file;
 use crate::index::Stored;
 use crate::overlay::{Runs, newest};
 use crate::pool::RecordPool;
+use crate::record::Kind;
 use crate::{Error, FileWriter, LogHeader, Provenance, Record, Result, SealedLog, WriterOptions};
 
 /// The records that are held until they are written: few enough to stay in the cache.
 const BATCH: u64 = 256 << 10;
+/// The batches that are read before they can be written.
+const AHEAD: usize = 2;
+/// A thread that reads costs more than it saves if there is less than this to copy,
+const ALONE: Length = Length::mib(4);
+/// or if its pieces are longer on average: digesting them, for which there is a thread already, takes
+/// longer than copying them then.
+const LONG: u64 = 32 << 10;
 
 /// A run of a record of one of several logs.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +88,7 @@ pub fn merge(
     let states = first.summary().states.until(last.summary().states);
     let provenance = Provenance::from(first.summary().predecessor).with_states(states);
     let mut merged = FileWriter::create_new(path, header, options)?.digesting();
-    let copied = copy(&newest, RecordPool::new(logs), &mut merged);
+    let copied = copy(&newest, &logs, &mut merged);
     copied
         .and_then(|()| copy_resize(last, &mut merged))
         .and_then(|()| merged.seal(provenance))
@@ -150,29 +162,63 @@ fn layer(number: usize, log: &SealedLog) -> Result<Runs<Source>> {
         .collect())
 }
 
-/// Copies what is newest, many records in one write: each is read, proved, and written while it is in
-/// the cache.
-fn copy(
+/// Records, each with what of it is copied.
+type Batch = Vec<(Record, Extent, Stored)>;
+
+/// Copies what is newest, many records in one write. If it is much in small pieces, a thread reads and
+/// proves the next ones meanwhile.
+fn copy(newest: &[(Extent, Source)], logs: &[&SealedLog], merged: &mut FileWriter) -> Result<()> {
+    if !is_read_ahead(newest) {
+        return read(newest, logs, |batch| append(&batch, merged));
+    }
+    scope(|threads| {
+        let (send, batches) = sync_channel(AHEAD);
+        // Nobody takes batches any more once a write has failed.
+        let deliver = move |batch| send.send(batch).map_err(|_| Error::Poisoned);
+        let reader = Builder::new().spawn_scoped(threads, || read(newest, logs, deliver));
+        let Ok(reader) = reader else {
+            return read(newest, logs, |batch| append(&batch, merged));
+        };
+        let written = batches.iter().try_for_each(|batch| append(&batch, merged));
+        drop(batches);
+        let read = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
+        written.and(read)
+    })
+}
+
+/// Whether it takes so long to read these that a thread is to do it.
+fn is_read_ahead(newest: &[(Extent, Source)]) -> bool {
+    let written = newest
+        .iter()
+        .filter(|(_, source)| source.stored.kind == Kind::Write);
+    let (pieces, bytes) = written.fold((0, Length::ZERO), |(pieces, bytes), (extent, _)| {
+        (pieces + 1, bytes.saturating_add(extent.length()))
+    });
+    bytes > ALONE && bytes.get() / pieces < LONG
+}
+
+/// Reads what is newest, proves it, and delivers it in order.
+fn read(
     newest: &[(Extent, Source)],
-    mut records: RecordPool<'_>,
-    merged: &mut FileWriter,
+    logs: &[&SealedLog],
+    mut deliver: impl FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let (mut batch, mut held) = (Vec::new(), 0);
+    let mut records = RecordPool::new(logs.to_vec());
+    let (mut batch, mut held) = (Batch::new(), 0);
     for (extent, source) in newest {
         let Source { log, stored } = *source;
         let record = records.find(log, *extent, stored)?;
         held += record.length();
         batch.push((record, *extent, stored));
         if held >= BATCH {
-            append(&batch, merged)?;
-            batch.clear();
+            deliver(take(&mut batch))?;
             held = 0;
         }
     }
-    append(&batch, merged)
+    deliver(batch)
 }
 
-fn append(batch: &[(Record, Extent, Stored)], merged: &mut FileWriter) -> Result<()> {
+fn append(batch: &Batch, merged: &mut FileWriter) -> Result<()> {
     let changes = batch.iter().filter_map(|(record, extent, stored)| {
         let change = stored.change_in(record, *extent)?;
         Some((change, record.time(), &record.payload))

@@ -17,7 +17,7 @@ const FILES_MAX: usize = 64;
 const RECORDS_MAX: usize = 8;
 /// The memory that records are read into: as much as those that are kept, and those of a few batches
 /// that are under way.
-const SLABS: usize = 8;
+const SLABS: usize = 10;
 
 /// Files of numbered logs, opened when they are asked for, and not too many at a time.
 #[derive(Debug)]

@@ -245,3 +245,85 @@ fn many_logs_are_merged_in_bounded_memory() {
         Timestamp::from_nanos(1_764_000_000_123_456_789)
     );
 }
+
+/// So much in small pieces that a thread reads ahead of the writes.
+mod long {
+    use std::os::unix::fs::FileExt;
+
+    use afterimage_block::{Change, MemoryDisk};
+    use afterimage_changelog::FileWriter;
+
+    use super::*;
+
+    const DISK: Length = Length::mib(8);
+    const PIECE: u64 = 4096;
+
+    /// Two logs, the second of which overwrites every other piece of what the first writes.
+    fn logs(folder: &Path) -> [SealedLog; 2] {
+        [(1, 1), (2, 2)].map(|(number, every)| {
+            let header = LogHeader {
+                disk_size: DISK,
+                ..header(number, number)
+            };
+            let path = folder.join(number.to_string());
+            let mut log = FileWriter::create(&path, header, WriterOptions::default()).unwrap();
+            for at in (0..DISK.get() / PIECE).step_by(every) {
+                let data: Vec<_> = (0..PIECE / 8)
+                    .flat_map(|word| (at * number + word).to_le_bytes())
+                    .collect();
+                let offset = Offset::new(at * PIECE);
+                let change = Change::Write {
+                    offset,
+                    data: &data,
+                };
+                log.append(change, Timestamp::default()).unwrap();
+            }
+            log.seal(ContentDigest::NONE).unwrap()
+        })
+    }
+
+    #[test]
+    fn it_does_what_its_logs_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = logs(folder.path());
+        let (one, other) = (MemoryDisk::new(DISK), MemoryDisk::new(DISK));
+        for log in &logs {
+            log.apply(&one).unwrap();
+        }
+        let merged = merged(&logs, &folder.path().join("merged"));
+        assert_eq!(merged.summary().payload, DISK);
+        merged.apply(&other).unwrap();
+        assert!(one.contents() == other.contents());
+    }
+
+    #[test]
+    fn damage_far_in_is_named_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = logs(folder.path());
+        let at = logs[1].summary().file_length.get() / 2;
+        let file = std::fs::File::options()
+            .write(true)
+            .open(logs[1].path())
+            .unwrap();
+        file.write_all_at(b"damage", at).unwrap();
+        let target = folder.path().join("merged");
+        let error = merge(&logs[0], &logs[1..], &target, WriterOptions::default()).unwrap_err();
+        assert!(matches!(error.cause(), Error::Damaged { .. }), "{error}");
+        assert!(
+            error.to_string().contains(logs[1].path().to_str().unwrap()),
+            "{error}"
+        );
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn a_write_that_fails_ends_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = logs(folder.path());
+        let target = folder.path().join("merged");
+        let options = WriterOptions::default().with_quota(Length::mib(1));
+        let error = merge(&logs[0], &logs[1..], &target, options).unwrap_err();
+        assert!(matches!(error.cause(), Error::OverQuota { .. }), "{error}");
+        assert!(!target.exists());
+    }
+}
