@@ -57,20 +57,18 @@ impl Running {
         }
     }
 
-    /// Waits for the first recovery point, and after it for the machine to settle; the time until
-    /// the point since `started`.
+    /// Waits for the first recovery point and for the machine to settle; the time until the point
+    /// since `started`.
     pub(crate) async fn first_point(&mut self, started: Instant) -> Duration {
-        let mut elapsed = None;
+        let (mut elapsed, mut replicating) = (None, false);
         loop {
             match self.notice().await {
                 Notice::RecoveryPoint { .. } => elapsed = Some(started.elapsed()),
-                Notice::State {
-                    state: State::Replicating,
-                    ..
-                } => {
-                    return elapsed.expect("the first copy is a recovery point");
-                }
+                Notice::State { state, .. } => replicating = state == State::Replicating,
                 _ => {}
+            }
+            if let Some(elapsed) = elapsed.filter(|_| replicating) {
+                return elapsed;
             }
         }
     }

@@ -33,9 +33,11 @@
 mod machine;
 mod memory;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,8 @@ use machine::{Running, replica};
 const DISK: Length = Length::gib(1);
 /// The image repeats: two parts noise, one part written zeros, one part hole.
 const PART: usize = 1 << 20;
+/// What is digested at a time.
+const BLOCK: usize = 64 << 10;
 /// What the image holds that is not zeros.
 const NOISE: usize = 512 << 20;
 const DELTA: usize = 64 << 20;
@@ -83,23 +87,63 @@ fn copy(from: &Path, to: &Path) -> Duration {
         let mut copy = Command::new("cp");
         let copied = copy.arg("--sparse=always").args([from, to]).status();
         assert!(copied.expect("cp").success(), "cp failed");
-        let copy = fs::File::open(to).and_then(|copy| copy.sync_all());
+        let copy = File::open(to).and_then(|copy| copy.sync_all());
         copy.expect("a durable copy");
     });
     fs::remove_file(to).expect("the copy just made");
     elapsed
 }
 
+/// Reads a file, digests what of it is not zeros and writes that plainly, on all cores, durably: what a
+/// copy that can be proved must do, or one that is proved.
+fn copy_proved(from: &Path, to: &Path) -> Duration {
+    let elapsed = timed(|| {
+        let (from, copy) = (File::open(from), File::create(to));
+        let (from, copy) = (from.expect("the image"), copy.expect("room for a file"));
+        copy.set_len(DISK.get()).expect("a sparse file");
+        let next = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..threads() {
+                scope.spawn(|| copy_parts(&from, &copy, &next));
+            }
+        });
+        copy.sync_all().expect("a durable copy");
+    });
+    fs::remove_file(to).expect("the copy just made");
+    elapsed
+}
+
+/// Copies the parts from `next` on until none is left.
+fn copy_parts(from: &File, to: &File, next: &AtomicU64) {
+    let mut part = vec![0; PART];
+    loop {
+        let at = next.fetch_add(PART as u64, Ordering::Relaxed);
+        if at >= DISK.get() {
+            return;
+        }
+        from.read_exact_at(&mut part, at).expect("a readable image");
+        for (block, at) in part.chunks(BLOCK).zip((at..).step_by(BLOCK)) {
+            if block.iter().any(|byte| *byte != 0) {
+                std::hint::black_box(Sha256::digest(block));
+                to.write_all_at(block, at).expect("room for a block");
+            }
+        }
+    }
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Digests `length` bytes in blocks of 64 KiB on all cores: no replica that can be proved is cheaper.
 fn digest(length: usize) -> Duration {
     let data = Noise::default().bytes(16 << 20);
-    let threads = thread::available_parallelism().map_or(1, usize::from);
     timed(|| {
         thread::scope(|scope| {
-            for _ in 0..threads {
+            for _ in 0..threads() {
                 scope.spawn(|| {
-                    let blocks = data.chunks(64 << 10).cycle();
-                    for block in blocks.take((length / threads) >> 16) {
+                    let blocks = data.chunks(BLOCK).cycle();
+                    for block in blocks.take(length / threads() / BLOCK) {
                         std::hint::black_box(Sha256::digest(block));
                     }
                 });
@@ -126,6 +170,9 @@ fn initial_replication(runtime: &Runtime) {
     let to = folder.path().join("copy");
     Paired::new("first replication of 1 GiB, half of it zeros", DISK.get())
         .case("limit: cp --sparse=always", || copy(&image, &to))
+        .case("limit: and its SHA-256, all cores", || {
+            copy_proved(&image, &to)
+        })
         .case("limit: bare SHA-256, all cores", || digest(NOISE))
         .case("Protection::start to recovery point", || {
             replicate(runtime, folder.path(), &image)
@@ -183,6 +230,9 @@ fn failover(runtime: &Runtime) {
     let compare = |title: &str| {
         Paired::new(title, DISK.get())
             .case("limit: cp --sparse=always", || copy(&image, &to))
+            .case("limit: and its SHA-256, all cores", || {
+                copy_proved(&image, &to)
+            })
             .case("limit: bare SHA-256, all cores", || digest(NOISE))
             .case("fail_over", || fail_over_to_test(runtime, folder.path()))
             .run(ROUNDS);
