@@ -38,8 +38,8 @@ const DOUBT_SLOT: u64 = 64;
 const ENTRIES: u64 = 128;
 const ENTRY: usize = 16;
 /// Reserved when the file is made, so that marks do not fail for want of space: the header and over
-/// four thousand entries.
-const RESERVED: u64 = 64 << 10;
+/// four thousand entries, or as many as the disk has regions.
+const RESERVED_MAX: u64 = 64 << 10;
 /// No file is longer: one entry for each region of the largest disk that is worth reading.
 const FILE_MAX: u64 = 1 << 30;
 
@@ -111,7 +111,8 @@ impl IntentLog {
     pub fn create(path: &Path, disk: DiskId, size: Length, region: Length) -> Result<Self> {
         assert!(!region.is_zero(), "a region holds something");
         let header = header(disk, size, region);
-        let file = durable::make(path, |file| begin(file, &header));
+        let reserved = reserved(size, region);
+        let file = durable::make(path, |file| begin(file, &header, reserved));
         let file = file.map_err(|source| failed("create", path, source))?;
         Ok(Self {
             path: path.into(),
@@ -222,10 +223,17 @@ impl IntentLog {
     }
 }
 
+/// How long the file of a disk is made: a region that is marked is not marked again.
+fn reserved(size: Length, region: Length) -> u64 {
+    let regions = size.get().div_ceil(region.get());
+    let entries = regions.saturating_mul(ENTRY as u64);
+    ENTRIES.saturating_add(entries).min(RESERVED_MAX)
+}
+
 /// What an intent file begins with, in space that later marks need not ask for.
-fn begin(file: &File, header: &[u8; HEADER]) -> io::Result<()> {
+fn begin(file: &File, header: &[u8; HEADER], reserved: u64) -> io::Result<()> {
     let flags = rustix::fs::FallocateFlags::empty();
-    match rustix::fs::fallocate(file, flags, 0, RESERVED) {
+    match rustix::fs::fallocate(file, flags, 0, reserved) {
         // Without support for it, marks may fail for want of space, and say so.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(errno) => return Err(errno.into()),
@@ -395,6 +403,21 @@ mod tests {
             };
             assert!(read.contains(extent(at, 1)), "{at}");
         }
+    }
+
+    #[test]
+    fn the_file_of_a_small_disk_is_short_and_has_room_for_every_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.intent");
+        let log = IntentLog::create(&path, disk(), SIZE, IntentLog::REGION).unwrap();
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let reserved = length();
+        assert!(reserved <= 128 + 41 * ENTRY as u64, "{reserved} bytes");
+        let whole = extent(0, SIZE.get());
+        log.mark(whole);
+        assert_eq!(length(), 128 + 41 * ENTRY as u64);
+        let read = IntentLog::read(&path, disk(), SIZE).unwrap();
+        assert_eq!(read, Doubt::Extents(whole.into()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It takes about as long as copying them does. What has a megabyte or more of it is digested on a
 //! thread of its own; of the bytes that wait for it there are never more than a few buffers.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice, Read, Take};
 use std::panic::resume_unwind;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -163,16 +163,17 @@ pub(crate) fn digest_of<S: ReadAt>(file: &LogFile<'_, S>, length: u64) -> Result
 /// A reader that digests what is read.
 #[derive(Debug)]
 pub(crate) struct Digesting<R> {
-    from: R,
+    from: Take<R>,
     digester: Digester,
     /// What was digested and not yet handed on.
     ready: Bytes,
 }
 
 impl<R: Read> Digesting<R> {
-    pub(crate) fn new(from: R) -> Self {
+    /// Of the first `length` bytes of `from`.
+    pub(crate) fn new(from: R, length: u64) -> Self {
         Self {
-            from,
+            from: from.take(length),
             digester: Digester::new(),
             ready: Bytes::new(),
         }
@@ -187,7 +188,8 @@ impl<R: Read> Digesting<R> {
 impl<R: Read> Read for Digesting<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.ready.is_empty() {
-            let mut buffer = vec![0; BUFFER];
+            let left = usize::try_from(self.from.limit()).unwrap_or(usize::MAX);
+            let mut buffer = vec![0; left.min(BUFFER)];
             let read = self.from.read(&mut buffer)?;
             buffer.truncate(read);
             self.ready = buffer.into();
@@ -211,6 +213,7 @@ mod tests {
     fn the_digest_is_that_of_all_bytes_in_order() {
         let bytes: Vec<u8> = (0..5_000_003_u32).map(|at| at.to_le_bytes()[1]).collect();
         for (length, step) in [(0, 1), (1000, 7), (1 << 20, 4096), (bytes.len(), 300_000)] {
+            let source = &bytes;
             let bytes = &bytes[..length];
             let expected = ContentDigest::new(Sha256::digest(bytes).into());
             let (mut whole, mut slices) = (Digester::new(), Digester::new());
@@ -221,7 +224,7 @@ mod tests {
             }
             assert_eq!(whole.finish(), expected);
             assert_eq!(slices.finish(), expected);
-            let mut reader = Digesting::new(bytes);
+            let mut reader = Digesting::new(&source[..], length as u64);
             let mut read = Vec::new();
             reader.read_to_end(&mut read).unwrap();
             assert!(read == bytes);

@@ -76,6 +76,10 @@ impl<'a, S: ReadAt> LogFile<'a, S> {
         &self.path
     }
 
+    pub(crate) fn into_source(self) -> S {
+        self.source
+    }
+
     pub(crate) fn length(&self) -> u64 {
         self.length
     }

@@ -1,7 +1,7 @@
 //! A log that is sealed and proved.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use afterimage_block::{BlockWrite, Extent, Length};
@@ -65,9 +65,10 @@ impl SealedLog {
     /// [`Error::Io`], [`Error::NotSealed`], [`Error::NewerVersion`], [`Error::Damaged`];
     /// [`Error::NoKey`]; [`Error::NoCipher`], [`Error::NoCompression`] if a feature is missing.
     pub fn open_with(path: &Path, keys: &Keys) -> Result<Self> {
-        let (summary, index, footer_at) = read_footer(&LogFile::open(path)?, keys)?;
-        let file = File::open(path).map_err(|source| io_error("open", path, 0, source))?;
-        let mut body = Digesting::new((&file).take(footer_at));
+        let file = LogFile::open(path)?;
+        let (summary, index, footer_at) = read_footer(&file, keys)?;
+        // Nothing was read but by position: the file stands at its beginning.
+        let mut body = Digesting::new(file.into_source(), footer_at);
         let mut reader = StreamReader::with_keys(&mut body, keys)?;
         let (mut records, mut payload, mut bytes) = (0, Length::ZERO, Vec::new());
         let (mut proved, mut resized) = (Resolver::default(), None);
