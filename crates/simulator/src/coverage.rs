@@ -112,6 +112,8 @@ marks! {
     CrashConsistentOnly,
     /// The quiesce hook hung.
     HookHung,
+    /// The quiesce hook failed.
+    HookFailed,
     /// Nothing was written since the last barrier.
     Quiet,
     /// A resynchronization was published.
@@ -130,6 +132,14 @@ marks! {
     Suspended,
     /// The owner asked for a resynchronization.
     ResyncRequested,
+    /// The owner ended its protection.
+    Disabled,
+    /// The replica was told that its primary no longer replicates.
+    Released,
+    /// The owner protected it again, on what the replica still held.
+    EnabledAgain,
+    /// The owner put another policy in force.
+    PolicyChanged,
     /// The owner stopped it, and all was shipped.
     StoppedComplete,
     /// The owner stopped it, and not all was shipped.
@@ -166,6 +176,8 @@ marks! {
     OperationAbandoned,
     /// Recovery points were late, and the owner was told.
     PointsLate,
+    /// A transfer did not move for too long, and the owner was told.
+    Stalled,
 }
 
 impl fmt::Display for Mark {

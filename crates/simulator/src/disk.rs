@@ -67,6 +67,11 @@ impl SimDisk {
         self.state().current == contents
     }
 
+    /// The sectors that are not as in `contents`.
+    pub(crate) fn differing(&self, contents: &[u8]) -> Vec<usize> {
+        differing(&self.state().current, contents)
+    }
+
     /// Replaces all of it, durably.
     pub(crate) fn replace(&self, contents: Vec<u8>) {
         let mut state = self.state();
@@ -147,6 +152,18 @@ impl SimDisk {
         }
         Ok(())
     }
+}
+
+/// The sectors in which two disks differ.
+pub(crate) fn differing(one: &[u8], other: &[u8]) -> Vec<usize> {
+    if one == other {
+        return Vec::new();
+    }
+    let pairs = one.chunks(SECTOR).zip(other.chunks(SECTOR)).enumerate();
+    pairs
+        .filter(|(_, (one, other))| one != other)
+        .map(|(sector, _)| sector)
+        .collect()
 }
 
 fn to_index(offset: Offset) -> usize {

@@ -85,7 +85,8 @@ impl Options {
     }
 }
 
-fn policy(random: &mut Random) -> Policy {
+/// A policy as an owner may choose it.
+pub(crate) fn policy(random: &mut Random) -> Policy {
     let application = ApplicationConsistent {
         every: Duration::from_mins(1),
         quiesce_max: Duration::from_secs(10),

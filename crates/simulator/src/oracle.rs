@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use afterimage_block::{Extent, ExtentSet, Length, Sequence};
+use afterimage_block::{BlockRead, Extent, ExtentSet, Sequence};
 use afterimage_changelog::SealedLog;
 use afterimage_replication::{FailoverKind, Machine, Role, Scope};
 use afterimage_retry::Time;
 use afterimage_store::{Consistency, Manifest};
 
 use crate::coverage::Mark;
-use crate::disk::SECTOR;
+use crate::disk::{SECTOR, differing};
 use crate::hub::Hub;
 use crate::plant::Plant;
 use crate::site::{Process, Record, Side, Site};
@@ -209,12 +209,7 @@ fn check_kept(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
 /// Where two states of the disks differ first.
 pub(crate) fn difference(one: &Images, other: &Images) -> String {
     for (disk, (one, other)) in one.iter().zip(other).enumerate() {
-        let pairs = one.chunks(SECTOR).zip(other.chunks(SECTOR));
-        let differing: Vec<_> = pairs
-            .enumerate()
-            .filter(|(_, (a, b))| a != b)
-            .map(|(sector, _)| sector)
-            .collect();
+        let differing = differing(one, other);
         if let Some(first) = differing.first() {
             let count = differing.len();
             return format!("{count} sectors of disk {disk} differ, the first is {first}");
@@ -232,7 +227,7 @@ fn known(machine: &Machine, site: &Site) -> Vec<ExtentSet> {
         .unwrap_or_default();
     let mut known = Vec::new();
     for (number, disk) in site.disks.iter().enumerate() {
-        let size = Length::new(disk.contents().len() as u64);
+        let size = disk.size();
         let mut of_disk = ExtentSet::new();
         for scope in machine
             .doubt()
@@ -264,11 +259,16 @@ pub(crate) fn check_tracked(
     newest: &Images,
     hub: &Hub,
 ) -> Result<(), Broken> {
+    let disks = site.disks.iter().zip(newest);
+    let differing: Vec<_> = disks
+        .map(|(disk, replica)| disk.differing(replica))
+        .collect();
+    if differing.iter().all(Vec::is_empty) {
+        return Ok(());
+    }
     let known = known(machine, site);
-    for (number, (disk, replica)) in site.disks.iter().zip(newest).enumerate() {
-        let contents = disk.contents();
-        let pairs = contents.chunks(SECTOR).zip(replica.chunks(SECTOR));
-        for (sector, _) in pairs.enumerate().filter(|(_, (a, b))| a != b) {
+    for (number, sectors) in differing.into_iter().enumerate() {
+        for sector in sectors {
             let found = extent(sector * SECTOR, SECTOR);
             let is_known = found.is_some_and(|extent| known[number].contains(extent));
             hub.trace(|| format!("sector {sector} of disk {number} differs, known: {is_known}"));

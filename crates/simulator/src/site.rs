@@ -59,6 +59,8 @@ pub(crate) enum Pending {
     Transfer(Task, LocalBoxFuture<'static, Result<Answer, Failed>>),
     /// A transfer that was given up.
     Aborted(Task),
+    /// The replica is told that it has no primary any more, which is not answered.
+    Release(LocalBoxFuture<'static, Result<(), Failed>>),
     Discard(Vec<Sequence>),
     HoldStill,
     GoOn,
@@ -78,8 +80,6 @@ pub(crate) struct Process {
     pub(crate) still: bool,
     /// It was told to, and wrote all the same.
     pub(crate) moved: bool,
-    /// The oldest generation whose intents are kept.
-    pub(crate) intents_from: Sequence,
 }
 
 impl Process {

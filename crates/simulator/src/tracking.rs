@@ -82,6 +82,8 @@ pub(crate) struct Tracked {
     pub(crate) logs: PathBuf,
     open: Option<SharedLog>,
     predecessor: ContentDigest,
+    /// The generations that have an intent file, oldest first.
+    intents: Vec<Sequence>,
 }
 
 /// A disk that is not tracked yet.
@@ -322,6 +324,7 @@ impl Tracker {
                 id: disk.id,
                 device: Arc::new(TrackedDisk::new(device, gate.clone(), first)),
                 raw: disk.raw,
+                intents: intents(&disk.logs),
                 logs: disk.logs,
                 open: log,
                 predecessor: disk.predecessor,
@@ -375,7 +378,10 @@ impl Tracker {
             return Ok((Event::Quiet, Images::new()));
         }
         let mut next = Vec::new();
-        for disk in &self.disks {
+        for disk in &mut self.disks {
+            if disk.intents.last() != Some(&barrier.next) {
+                disk.intents.push(barrier.next);
+            }
             let header = LogHeader {
                 disk: disk.id,
                 disk_size: disk.raw.size(),
@@ -467,10 +473,9 @@ impl Tracker {
     }
 
     /// Forgets the intents of the generations before `open`: their logs are sealed and recorded.
-    pub(crate) fn forget_intents_before(&self, open: Sequence) {
-        for disk in &self.disks {
-            let old = intents(&disk.logs).into_iter();
-            for sequence in old.take_while(|sequence| *sequence < open) {
+    pub(crate) fn forget_intents_before(&mut self, open: Sequence) {
+        for disk in &mut self.disks {
+            for sequence in disk.intents.extract_if(.., |sequence| *sequence < open) {
                 remove(&intent_path(&disk.logs, sequence));
             }
         }

@@ -230,6 +230,12 @@ impl Context {
         Ok(Event::Prepared.into())
     }
 
+    /// Tells the replica that its primary no longer replicates.
+    pub(crate) async fn release(self, writer: Writer) -> Result<(), Failed> {
+        let state = self.kept(Role::Replica, writer.epoch());
+        Ok(writer.set_state(&state).await?)
+    }
+
     /// Compares the disks with the replica within `scopes` and publishes what differs.
     pub(crate) async fn resync(
         self,

@@ -126,7 +126,12 @@ impl World {
             return Ok(());
         };
         let lengths = process.tracker.open_lengths();
-        self.handle(number, Event::LogsGrew(lengths))
+        self.handle(number, Event::LogsGrew(lengths))?;
+        if self.hub.has_faults() && self.hub.chance(50) {
+            // As when it has as many pieces as its index holds.
+            return self.handle(number, Event::LogNearlyFull);
+        }
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! The process that protects a machine, as its driver runs it: started, saved, crashed, ended.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use afterimage_block::{Length, Sequence};
 use afterimage_replication::{
-    Action, Event, Health, Machine, PrimaryReport, Report, Request, Role, State, Task,
+    Action, Event, Health, Machine, PrimaryReport, Report, Request, ResyncReason, Role, State, Task,
 };
 
 use afterimage_store::BaseProgress;
@@ -14,6 +15,7 @@ use crate::coverage::Mark;
 use crate::disk::SECTOR;
 use crate::error::Failed;
 use crate::operator::Operation;
+use crate::options;
 use crate::oracle;
 use crate::plant::Plant;
 use crate::site::{Pending, Process, Side};
@@ -132,7 +134,6 @@ impl World {
             stopped: false,
             still: false,
             moved: false,
-            intents_from: Sequence::ZERO,
         });
         self.carry_out(number, actions);
         Ok(())
@@ -148,7 +149,11 @@ impl World {
         let (Some(last), true) = (last, self.oracle.entitled == number) else {
             return Ok(());
         };
-        let newest = self.contents(last)?;
+        // What a point holds was read when it was published.
+        let newest = match self.oracle.points.get(&last) {
+            Some(images) => Rc::clone(images),
+            None => Rc::new(self.contents(last)?),
+        };
         let site = &self.sites[number];
         match &site.process {
             Some(process) if process.machine.has_base() => {
@@ -180,10 +185,7 @@ impl World {
             site.base.borrow_mut().fill(BaseProgress::default());
         }
         let open = process.machine.open();
-        if process.intents_from < open {
-            process.tracker.forget_intents_before(open);
-            process.intents_from = open;
-        }
+        process.tracker.forget_intents_before(open);
     }
 
     fn act(&mut self, number: usize, action: Action) {
@@ -220,7 +222,7 @@ impl World {
                 )
             }
             (Action::Ship(shipment), Some(writer)) => {
-                let max = usize::try_from(self.options.policy.recovery_points_max);
+                let max = usize::try_from(process.machine.policy().recovery_points_max);
                 let max = max.unwrap_or(usize::MAX);
                 transfer(Task::Ship, Box::pin(context.ship(writer, shipment, max)))
             }
@@ -233,6 +235,10 @@ impl World {
                 Task::Resync,
                 Box::pin(context.resync(writer, sequence, scopes)),
             ),
+            (Action::Release, Some(writer)) => {
+                process.writer = None;
+                Pending::Release(Box::pin(context.release(writer)))
+            }
             (Action::Prepare, Some(writer)) => {
                 let through = process.machine.durable().unwrap_or_default();
                 transfer(Task::Prepare, Box::pin(context.prepare(writer, through)))
@@ -278,7 +284,7 @@ impl World {
                 statistics: None,
                 positions: Some(machine.positions()),
             },
-            base: std::rc::Rc::clone(&site.base),
+            base: Rc::clone(&site.base),
         })
     }
 
@@ -287,6 +293,10 @@ impl World {
             Report::GaveUp { .. } => self.hub.mark(Mark::Critical),
             Report::CrashConsistentOnly { .. } => self.hub.mark(Mark::CrashConsistentOnly),
             Report::RecoveryPointsLate { .. } => self.hub.mark(Mark::PointsLate),
+            Report::Stalled { .. } => self.hub.mark(Mark::Stalled),
+            Report::ResyncRequired(ResyncReason::ExistingCopy) => {
+                self.hub.mark(Mark::EnabledAgain);
+            }
             _ => {}
         }
     }
@@ -325,10 +335,18 @@ impl World {
             Pending::Transfer(task, mut work) => {
                 let Some(answer) = self.advance(&mut work) else {
                     self.keep(number, Pending::Transfer(task, work));
-                    return Ok(());
+                    return self.handle(number, Event::Progressed { task });
                 };
                 self.look()?;
                 self.answer(number, task, answer)
+            }
+            Pending::Release(mut work) => {
+                match self.advance(&mut work) {
+                    None => self.keep(number, Pending::Release(work)),
+                    Some(Ok(())) => self.hub.mark(Mark::Released),
+                    Some(Err(_)) => {} // it finds out by itself
+                }
+                Ok(())
             }
             Pending::Barrier(barrier) => {
                 self.barrier(number, &barrier);
@@ -345,6 +363,11 @@ impl World {
                 if self.hub.has_faults() && self.hub.chance(100) {
                     self.hub.mark(Mark::HookHung);
                     return Ok(());
+                }
+                if self.hub.has_faults() && self.hub.chance(100) {
+                    self.hub.mark(Mark::HookFailed);
+                    let failed = Failed::Simulated("the quiesce hook failed");
+                    return self.answer(number, Task::Quiesce, Err(failed));
                 }
                 self.handle(number, Event::Quiesced)
             }
@@ -451,7 +474,7 @@ impl World {
         let Some(process) = &mut self.sites[number].process else {
             return Ok(());
         };
-        if !matches!(event, Event::LogsGrew(_)) {
+        if !matches!(event, Event::LogsGrew(_) | Event::Progressed { .. }) {
             self.hub.trace(|| format!("site {number}: heard {event:?}"));
         }
         let shipped = event == Event::Shipped;
@@ -481,9 +504,18 @@ impl World {
             self.sites[number].process = None;
             return;
         }
+        if self.hub.chance(20) {
+            let policy = self.hub.with_random(options::policy);
+            if process.machine.set_policy(policy).is_ok() {
+                self.hub.mark(Mark::PolicyChanged);
+                self.save(number);
+            }
+            return;
+        }
         let mut allowed = process.machine.allowed();
-        // Whoever ends protection for good has nothing to converge to.
-        allowed.retain(|request| *request != Request::Disable);
+        if !self.hub.chance(100) {
+            allowed.retain(|request| *request != Request::Disable);
+        }
         let likely = match process.machine.state() {
             State::Replicating => Request::Stop,
             _ => Request::Resume,
@@ -503,6 +535,7 @@ impl World {
         match request {
             Request::Suspend => self.hub.mark(Mark::Suspended),
             Request::Resync => self.hub.mark(Mark::ResyncRequested),
+            Request::Disable => self.hub.mark(Mark::Disabled),
             Request::Stop => {
                 process.stopped = !self.hub.is_planted(Plant::StoppedWhileWriting);
                 process.still = false;

@@ -184,7 +184,9 @@ impl World {
         };
         let allowed = process.machine.allowed();
         let waits = process.machine.state() == State::WaitingForStartResynchronize;
-        let request = if allowed.contains(&Request::Resume) {
+        let request = if allowed.contains(&Request::Enable) {
+            Request::Enable
+        } else if allowed.contains(&Request::Resume) {
             Request::Resume
         } else if waits && allowed.contains(&Request::Resync) {
             Request::Resync
