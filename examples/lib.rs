@@ -119,6 +119,7 @@ fn text(notice: &Notice) -> String {
         Notice::Ready { exports } if exports.is_empty() => "ready".into(),
         Notice::Ready { exports } => format!("ready: {}", exports.join(" ")),
         Notice::Recovered { bytes } => format!("recovered from an unclean end: {bytes} read again"),
+        Notice::Grown { disk, size } => format!("disk {disk} has {size} now"),
         Notice::State {
             state,
             health,

@@ -1,9 +1,11 @@
-//! Protects a machine: serves its disks over NBD and replicates them until SIGINT or SIGTERM.
+//! Protects a machine: serves its disks over NBD and replicates them until SIGINT or SIGTERM. At SIGHUP it
+//! looks at how large the disks' files and devices are, and takes over those that were made larger.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use afterimage::{ListenAddress, MachineName, Policy, Protection};
+use afterimage::block::{Access, BlockRead, RawDisk};
+use afterimage::{ListenAddress, MachineName, Policy, ProtectedMachine, Protection};
 use anyhow::Result;
 use clap::Parser;
 use examples::{Display, KeyArguments, log_to_stderr};
@@ -38,9 +40,27 @@ struct Arguments {
     /// other direction.
     #[arg(long)]
     reverse: bool,
+    /// The disks that are larger than before were only enlarged since: what their new parts hold is
+    /// compared with the replica, and not all of them.
+    #[arg(long)]
+    only_enlarged: bool,
     /// Print one event a line as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Makes the disks as large as their files or devices are by now.
+async fn take_over_sizes(machine: &ProtectedMachine, paths: &[PathBuf]) {
+    for (disk, path) in paths.iter().enumerate() {
+        if let Err(error) = take_over_size(machine, disk, path).await {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+async fn take_over_size(machine: &ProtectedMachine, disk: usize, path: &Path) -> Result<()> {
+    let size = RawDisk::open(path, Access::ReadOnly)?.size();
+    Ok(machine.grow(disk, size).await?)
 }
 
 #[tokio::main]
@@ -51,6 +71,7 @@ async fn main() -> Result<()> {
         interval: arguments.interval,
         ..Policy::default()
     };
+    let paths = arguments.disk.clone();
     let mut protection = Protection::new(arguments.name, arguments.disk, arguments.replica)
         .key(arguments.key.read()?)
         .policy(policy);
@@ -63,6 +84,10 @@ async fn main() -> Result<()> {
     if arguments.reverse {
         protection = protection.reverse();
     }
+    if arguments.only_enlarged {
+        protection = protection.only_enlarged();
+    }
+    let mut enlarged = signal(SignalKind::hangup())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     let (mut machine, mut notices) = protection.start().await?;
@@ -77,10 +102,13 @@ async fn main() -> Result<()> {
             }
         }
     });
-    tokio::select! {
-        _ = interrupted.recv() => {}
-        _ = terminated.recv() => {}
-        ended = machine.ended() => { ended?; }
+    loop {
+        tokio::select! {
+            _ = enlarged.recv() => take_over_sizes(&machine, &paths).await,
+            _ = interrupted.recv() => break,
+            _ = terminated.recv() => break,
+            ended = machine.ended() => { ended?; break; }
+        }
     }
     machine.stop().await?;
     showing.await?;

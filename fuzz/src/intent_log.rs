@@ -117,7 +117,7 @@ fn written(path: &Path, size: Length, region: u64, marks: &[(u64, u64)], damage:
     let mut last_is_torn = false;
     let (disk, found_size) = match damage {
         Damage::OtherDisk => (DiskId::from_bytes([8; 16]), size),
-        Damage::OtherSize => (DISK, size.saturating_add(Length::new(512))),
+        Damage::OtherSize => (DISK, Length::new(size.get().saturating_sub(512))),
         _ => (DISK, size),
     };
     match damage {

@@ -237,6 +237,7 @@ async fn written(
             sequence,
             disks: vec![None; manifest.disks.len()],
         },
+        sizes: manifest.sizes_at(sequence),
         predecessors: Vec::new(),
         after_loss: setting.after_loss,
         point: (!setting.after_loss).then_some(RecoveryPoint {

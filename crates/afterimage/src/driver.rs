@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::error::blocking;
+use crate::growing::Growing;
 use crate::notes;
 use crate::notice::Notice;
 use crate::quiesce::{self, Ask};
@@ -27,6 +28,8 @@ const WATCH: Duration = Duration::from_millis(250);
 /// What the owner asks of a running machine.
 pub(crate) enum Command {
     Request(Request, oneshot::Sender<Result<()>>),
+    /// A disk, whose file is long enough, is to grow.
+    Grow(Growing),
 }
 
 /// What a task came to.
@@ -116,7 +119,10 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command) -> Result<()> {
-        let Command::Request(request, answer) = command;
+        let (request, answer) = match command {
+            Command::Request(request, answer) => (request, answer),
+            Command::Grow(growing) => return self.grow(growing),
+        };
         let requested = self.machine.request(request, self.now());
         let actions = match requested {
             Ok(actions) => {
@@ -131,8 +137,22 @@ impl Driver {
         self.carry_out(actions)
     }
 
+    /// Asks for the barrier at which a disk grows. It is answered once that is recorded.
+    fn grow(&mut self, growing: Growing) -> Result<()> {
+        match self.machine.request(Request::ChangeDisks, self.now()) {
+            Ok(actions) => {
+                self.shared.generations.prepare_growth(growing);
+                self.carry_out(actions)
+            }
+            Err(refused) => {
+                let _ = growing.answer.send(Err(refused.into()));
+                Ok(())
+            }
+        }
+    }
+
     fn note(&mut self, done: Done) -> Result<()> {
-        let (mut told, mut lacking) = (None, None);
+        let (mut told, mut lacking, mut grown) = (None, None, Vec::new());
         let event = match done {
             Done::Event(event) => event,
             Done::Transferred(outcome) => {
@@ -141,6 +161,7 @@ impl Driver {
             }
             Done::Barrier(event, predecessors) => {
                 self.predecessors = predecessors;
+                grown = self.shared.generations.take_grown();
                 event
             }
             Done::Claimed(claimed) => {
@@ -157,8 +178,22 @@ impl Driver {
             Done::Aborted(task) => Event::Aborted { task },
         };
         tracing::debug!(?event);
-        let actions = self.machine.handle(event, self.now());
+        let mut actions = Vec::new();
+        for growing in &grown {
+            let enlarged = Event::Enlarged {
+                disk: growing.disk,
+                size: growing.size,
+                unproven: growing.unproven.clone(),
+            };
+            actions.extend(self.machine.handle(enlarged, self.now()));
+        }
+        actions.extend(self.machine.handle(event, self.now()));
         self.carry_out(actions)?;
+        for growing in grown {
+            let (disk, size) = (growing.disk, growing.size);
+            self.shared.tell(Notice::Grown { disk, size });
+            let _ = growing.answer.send(Ok(()));
+        }
         if let Some(lacks) = lacking {
             let event = Event::ReplicaDamaged { lacks };
             let actions = self.machine.handle(event, self.now());
@@ -210,6 +245,9 @@ impl Driver {
             for (disk, predecessor) in saved.disks.iter_mut().zip(&self.predecessors) {
                 disk.predecessor = *predecessor;
             }
+            for (disk, size) in saved.disks.iter_mut().zip(self.machine.sizes()) {
+                disk.size = *size;
+            }
             if !self.machine.has_base() {
                 // What was copied before belongs to another base.
                 for disk in &mut saved.disks {
@@ -245,9 +283,11 @@ impl Driver {
             Action::Claim => {
                 let (known, has_base) = (self.machine.durable(), self.machine.has_base());
                 let epoch = self.machine.epoch();
+                let sizes = self.machine.sizes_to_claim();
                 self.spawn_transfer(Task::Claim, async move {
                     let known = has_base || known.is_some();
-                    let claimed = transfer::claim(&shared, known, epoch).await?;
+                    let disks = shared.disks_of(&sizes);
+                    let claimed = transfer::claim(&shared, known, epoch, disks).await?;
                     Ok(Done::Claimed(claimed))
                 });
             }
@@ -277,12 +317,14 @@ impl Driver {
                 sequence,
                 scopes,
                 reason,
+                sizes,
             } => self.transfer(Task::Resync, |writer| async move {
                 let (shared, writer) = (&shared, &writer);
                 let pass = Pass {
                     shared,
                     writer,
                     sequence,
+                    sizes,
                 };
                 let resynchronized = pass.run(&scopes, reason, report).await?;
                 Ok(Done::Transferred(resynchronized))

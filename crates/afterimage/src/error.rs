@@ -78,14 +78,14 @@ pub enum Error {
     /// There is no disk to protect, or the same one twice.
     #[error("{0}")]
     Disks(String),
-    /// A disk has another size than when it was protected.
-    #[error("`{}` had {} bytes when it was protected and has {} now: bring back the old size, or protect it anew with an empty state folder and another name", path.display(), was.get(), is.get())]
-    SizeChanged {
+    /// A disk is to have, or has, fewer bytes than it is protected with.
+    #[error("`{}` is protected with {} bytes and cannot shrink to {}: bring back its size, or protect it anew with an empty state folder and another name", path.display(), was.get(), is.get())]
+    Shrunk {
         /// The disk.
         path: PathBuf,
-        /// Its size when it was protected.
+        /// The size that it is protected with.
         was: Length,
-        /// Its size now.
+        /// The smaller one.
         is: Length,
     },
     /// The replica has too little room for a first copy.

@@ -11,7 +11,7 @@ use afterimage_replication::{
 use afterimage_resync::BlockSize;
 use afterimage_store::{
     BaseProgress, BlockingDisk, Claim, LogEntry, LogObject, Manifest, Point, PointDisk,
-    Publication, RecoveryPoint, Replica, Writer,
+    Publication, RecoveryPoint, Replica, ReplicaDisk, Writer,
 };
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -93,7 +93,7 @@ impl Extension {
         let claim = Claim {
             machine: manifest.machine,
             session: SessionId::random(),
-            disks: manifest.disks,
+            disks: disks_to_extend(&manifest),
         };
         let admits = |state: &serde_json::Value| {
             let mut kept = Kept::parse(state)?;
@@ -237,7 +237,10 @@ impl Extension {
             is_whole: true,
             disks: vec![BaseProgress::default(); opened.disks.len()],
         });
-        copy.is_whole &= copy.sequence == point.sequence;
+        let far = self.writer.replica().existing().await?;
+        let mut pairs = opened.disks.iter().zip(&far.disks);
+        copy.is_whole &=
+            copy.sequence == point.sequence && pairs.all(|(near, far)| near.size() == far.size);
         let total = sizes(&opened);
         let (mut done, mut sent, mut roots) = (Length::ZERO, Length::ZERO, Vec::new());
         for (number, disk) in opened.disks.into_iter().enumerate() {
@@ -307,7 +310,12 @@ impl Extension {
             let mut differing = ExtentSet::new();
             for block in blocks(near.size()) {
                 let at = block.start();
-                if near.block_digest(at).await? != far.block_digest(at).await? {
+                let held = if at.get() < far.size().get() {
+                    far.block_digest(at).await?
+                } else {
+                    ContentDigest::NONE
+                };
+                if near.block_digest(at).await? != held {
                     differing.insert(block);
                 }
                 done = done.saturating_add(block.length());
@@ -332,6 +340,7 @@ impl Extension {
         let sequence = gap.point.sequence;
         let publication = Publication {
             first: gap.last.next(),
+            sizes: opened.disks.iter().map(|disk| disk.size()).collect(),
             predecessors: vec![ContentDigest::NONE; logs.len()],
             logs: LogEntry {
                 sequence,
@@ -364,7 +373,7 @@ impl Extension {
         };
         let header = LogHeader {
             disk: ours.id,
-            disk_size: ours.size,
+            disk_size: disk.size(),
             epoch: self.writer.epoch(),
             first: gap.last.next(),
             last: gap.point.sequence,
@@ -396,6 +405,19 @@ struct Gap {
     /// The newest recovery point of the nearer one.
     point: RecoveryPoint,
     far: Manifest,
+}
+
+/// The disks as they are at the newest point, which is the first to go over.
+fn disks_to_extend(manifest: &Manifest) -> Vec<ReplicaDisk> {
+    let newest = manifest.latest_point().map(|point| point.sequence);
+    let sizes = manifest.sizes_at(newest.or(manifest.last()).unwrap_or_default());
+    let disks = manifest.disks.iter().zip(sizes);
+    disks
+        .map(|(disk, size)| ReplicaDisk {
+            size,
+            ..disk.clone()
+        })
+        .collect()
 }
 
 /// Whether an extension may have the replica: one that is new, or an extension's already.

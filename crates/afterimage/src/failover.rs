@@ -222,7 +222,13 @@ pub(crate) async fn begin(
     };
     let failover = Some(target.failover);
     let paths = images(manifest, &place);
-    folder.save(Saved::of_replica(manifest, paths, Side::FailedOver(target)))?;
+    let sizes = manifest.sizes_at(point.sequence);
+    folder.save(Saved::of_replica(
+        manifest,
+        sizes,
+        paths,
+        Side::FailedOver(target),
+    ))?;
     let (epoch, job) = transition(replica, request, failover, note).await?;
     note_epoch(&folder, epoch)?;
     Ok(Begun { folder, epoch, job })

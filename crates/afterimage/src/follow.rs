@@ -123,7 +123,8 @@ impl Follow {
             self.of_known(&folder, saved, manifest)?
         } else {
             let side = Side::Standby(Following::new(Standby::alternate()));
-            Saved::of_replica(manifest, paths, side)
+            let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
+            Saved::of_replica(manifest, sizes, paths, side)
         };
         folder.save(saved)?;
         folder.clear_logs()?;
@@ -171,16 +172,17 @@ fn former_primary(kept: &Kept, saved: &Saved) -> Result<Standby, NotAllowed> {
     Standby::follow(&kept.replica, losing, Some(DivergenceToken { losing }))
 }
 
-/// Opens a disk of the machine; one that nothing is known of must hold nothing, and is made where it
-/// does not exist.
+/// Opens a disk of the machine, which may have grown since; one that nothing is known of must hold
+/// nothing, and is made where it does not exist.
 fn open_disk(disk: &ReplicaDisk, path: &Path, is_new: bool) -> Result<RawDisk> {
     if is_new && !path.exists() {
         return Ok(RawDisk::create(path, disk.size)?);
     }
     let opened = RawDisk::open(path, Access::ReadWrite)?;
-    if opened.size() != disk.size {
+    // A known one that is smaller grows with the first pull.
+    if opened.size() > disk.size || (is_new && opened.size() < disk.size) {
         return Err(Error::Disks(format!(
-            "`{}` has {} bytes and `{}` of the machine has {}",
+            "`{}` has {} bytes and `{}` of the machine has {}: give it that size, or name another disk",
             path.display(),
             opened.size().get(),
             disk.name,

@@ -12,6 +12,7 @@ use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_replication::{Barrier, BarrierReached, Ended, Event, Scope, Tracking};
 use afterimage_resync::BlockSize;
 
+use crate::growing::{Growing, unproven};
 use crate::state::{Fingerprint, SavedDisk, StateFolder};
 use crate::{Clock, Error, Result};
 
@@ -55,6 +56,8 @@ pub(crate) struct Generations {
     epoch: Mutex<Epoch>,
     scratch: PathBuf,
     snapshots: Mutex<Vec<Arc<Snapshot>>>,
+    /// The disks that are to grow at the next barrier at which disks can change.
+    growing: Mutex<Vec<Growing>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,20 +97,25 @@ fn generations(logs: &Path, extension: &str) -> Vec<Sequence> {
 pub(crate) struct OpenDisk {
     pub(crate) saved: SavedDisk,
     pub(crate) raw: Arc<RawDisk>,
+    /// Where it is larger than its record was: what of its new part nothing proves to be zeros.
+    pub(crate) larger: Option<Scope>,
     logs: PathBuf,
 }
 
 impl OpenDisk {
-    /// Opens the disk of a record, alone.
-    pub(crate) fn open(saved: SavedDisk, folder: &StateFolder) -> Result<Self> {
+    /// Opens the disk of a record, alone. It may be larger than it was when the record was made.
+    pub(crate) fn open(mut saved: SavedDisk, folder: &StateFolder) -> Result<Self> {
         let raw = RawDisk::open(&saved.path, Access::ReadWrite)?;
-        if raw.size() != saved.size {
-            return Err(Error::SizeChanged {
+        if raw.size() < saved.size {
+            return Err(Error::Shrunk {
                 path: saved.path,
                 was: saved.size,
                 is: raw.size(),
             });
         }
+        let grew = raw.size() > saved.size;
+        let larger = grew.then(|| unproven(&raw, saved.size)).transpose()?;
+        saved.size = raw.size();
         let logs = folder.logs(saved.id);
         std::fs::create_dir_all(&logs).map_err(|source| Error::File {
             operation: "create",
@@ -117,6 +125,7 @@ impl OpenDisk {
         Ok(Self {
             saved,
             raw: Arc::new(raw),
+            larger,
             logs,
         })
     }
@@ -331,7 +340,40 @@ impl Generations {
             epoch: Mutex::new(epoch),
             scratch: folder.scratch().into(),
             snapshots: Mutex::default(),
+            growing: Mutex::default(),
         })
+    }
+
+    /// Has a disk grow at the next barrier at which disks can change.
+    pub(crate) fn prepare_growth(&self, growing: Growing) {
+        lock(&self.growing).push(growing);
+    }
+
+    /// The disks that grew at the last barrier.
+    pub(crate) fn take_grown(&self) -> Vec<Growing> {
+        let mut growing = lock(&self.growing);
+        growing.extract_if(.., |disk| disk.has_grown).collect()
+    }
+
+    /// How many disks are to grow at `barrier`.
+    fn growing_at(&self, barrier: &Barrier) -> usize {
+        if barrier.changes_disks {
+            lock(&self.growing).len()
+        } else {
+            0
+        }
+    }
+
+    /// The sizes that the disks have once the first `count` that are to grow have grown.
+    fn sizes_after(&self, count: usize) -> Vec<Length> {
+        let sizes = self.disks.iter().map(|disk| disk.raw.size());
+        let mut sizes: Vec<_> = sizes.collect();
+        for growing in lock(&self.growing).iter().take(count) {
+            if let Some(size) = sizes.get_mut(growing.disk) {
+                *size = growing.size.max(*size);
+            }
+        }
+        sizes
     }
 
     /// The epoch that later logs are of.
@@ -385,8 +427,10 @@ impl Generations {
         }
         let epoch = *lock(&self.epoch);
         let mut next = Vec::new();
-        for disk in &self.disks {
-            let header = header(disk.id, disk.raw.size(), barrier.next, epoch);
+        let growing = self.growing_at(barrier);
+        let sizes = self.sizes_after(growing);
+        for (disk, size) in self.disks.iter().zip(&sizes) {
+            let header = header(disk.id, *size, barrier.next, epoch);
             next.push(begin_generation(header, &disk.logs, barrier.tracking)?);
         }
         let logging = next.iter().all(|(_, log)| log.is_some());
@@ -394,7 +438,12 @@ impl Generations {
             // So that little is left to be flushed while the gate is closed.
             self.flush()?;
         }
-        let (time, finished) = self.exchange(barrier, next)?;
+        let (time, finished) = self.exchange(barrier, &sizes, next)?;
+        let grown = &mut *lock(&self.growing);
+        grown
+            .iter_mut()
+            .take(growing)
+            .for_each(|disk| disk.has_grown = true);
         let ended = self.disks.iter().zip(finished);
         let ended = ended
             .map(|(disk, (finished, log))| disk.end(finished, log, barrier.ends))
@@ -428,11 +477,12 @@ impl Generations {
         Ok(())
     }
 
-    /// The barrier itself.
+    /// The barrier itself, from which on the disks have `sizes`.
     #[expect(clippy::type_complexity, reason = "used once, by its only caller")]
     fn exchange(
         &self,
         barrier: &Barrier,
+        sizes: &[Length],
         next: Vec<(IntentLog, Option<SharedLog>)>,
     ) -> Result<(
         afterimage_block::Timestamp,
@@ -449,6 +499,9 @@ impl Generations {
             }
         }
         let time = Clock::timestamp();
+        for (disk, size) in self.disks.iter().zip(sizes) {
+            disk.grow(*size);
+        }
         for (disk, (intent, log)) in self.disks.iter().zip(next) {
             let sink = log.clone().map(|log| Box::new(log) as Box<dyn ChangeSink>);
             let ended = disk.tracked.rotate(&closed, Generation { intent, sink });
@@ -500,6 +553,26 @@ impl Disk {
     /// The file of the log of generation `sequence`.
     pub(crate) fn log_path(&self, sequence: Sequence) -> PathBuf {
         log_path(&self.logs, sequence)
+    }
+
+    /// Makes its file long enough for `size`.
+    pub(crate) fn lengthen(&self, size: Length) -> Result<()> {
+        Ok(self.raw.lengthen(size)?)
+    }
+
+    /// Gives the disk its new size at a barrier, and says so at the end of the log.
+    fn grow(&self, size: Length) {
+        if size <= self.raw.size() {
+            return;
+        }
+        if let Some(log) = &*lock(&self.open) {
+            // A log that does not say so would be of a disk of another size: it is lost.
+            log.lock().take_if(|writer| {
+                let noted = writer.resize(size, Clock::timestamp());
+                noted.is_err()
+            });
+        }
+        self.raw.grow_to(size);
     }
 
     fn with_open<T>(&self, ask: impl FnOnce(&FileWriter) -> T) -> Option<T> {

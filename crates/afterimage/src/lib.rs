@@ -81,6 +81,7 @@ mod extend;
 mod failover;
 mod follow;
 mod generations;
+mod growing;
 mod instant;
 mod machine;
 mod mend;

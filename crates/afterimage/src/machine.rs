@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::driver::{Command, Driver, sum};
 use crate::error::blocking;
 use crate::generations::{self, Generations, OpenDisk};
+use crate::growing::{Growing, lengthen};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
 use crate::reverse::{follows, reverse};
@@ -55,6 +56,7 @@ pub struct Protection {
     quiesce: Option<QuiesceHook>,
     clock: Clock,
     reverse: bool,
+    only_enlarged: bool,
 }
 
 impl Protection {
@@ -72,6 +74,7 @@ impl Protection {
             quiesce: None,
             clock: Clock::real(),
             reverse: false,
+            only_enlarged: false,
         }
     }
 
@@ -116,6 +119,14 @@ impl Protection {
         self
     }
 
+    /// Takes the word for it that of the disks that are larger than they were, nothing but their size was
+    /// changed while nothing tracked them: only what their new parts hold is compared then. Without it a
+    /// file that was lengthened looks like one that was written to, and all of it is.
+    pub fn only_enlarged(mut self) -> Self {
+        self.only_enlarged = true;
+        self
+    }
+
     /// Lives by `clock`.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -126,7 +137,7 @@ impl Protection {
     /// replicate, or goes on where a former run was.
     ///
     /// # Errors
-    /// [`Error::Disks`], [`Error::Disk`], [`Error::SizeChanged`], [`Error::StateInUse`],
+    /// [`Error::Disks`], [`Error::Disk`], [`Error::Shrunk`], [`Error::StateInUse`],
     /// [`Error::State`], [`Error::Policy`], [`Error::Nbd`], and [`Error::Store`] if no store can have
     /// the replica's URL. That the replica cannot be reached is no error here: the disks are served,
     /// and it is tried again; but [`Error::StillPrepared`] where the machine was stopped for a planned
@@ -191,6 +202,18 @@ impl Protection {
         let now = self.clock.now();
         let mut machine = saved.replication.clone();
         machine.set_policy(self.policy.clone())?;
+        let mut changed = changed_untracked(&saved);
+        for (number, disk) in disks.iter().enumerate() {
+            let Some(unproven) = &disk.larger else {
+                continue;
+            };
+            let size = disk.saved.size;
+            machine.found_larger(number, size, unproven);
+            if self.only_enlarged {
+                changed.retain(|changed| *changed != number);
+            }
+            let _ = notices.send(Notice::Grown { disk: number, size });
+        }
         let recovered = if saved.clean || !machine.has_base() {
             None
         } else {
@@ -206,7 +229,6 @@ impl Protection {
             let bytes = recovered.bytes;
             let _ = notices.send(Notice::Recovered { bytes });
         }
-        let changed = changed_untracked(&saved);
         let (mut machine, mut actions) = machine.restart(recovered.map(|r| r.reached), now);
         for disk in changed {
             actions.extend(machine.handle(Event::ChangedUntracked { disk }, now));
@@ -389,7 +411,48 @@ impl ProtectedMachine {
 
     /// The sum of the disks' sizes.
     pub fn size(&self) -> Length {
-        sum(self.shared.disks.iter().map(|disk| disk.size))
+        let disks = &self.shared.generations.disks;
+        sum(disks.iter().map(|disk| disk.tracked.size()))
+    }
+
+    /// Makes disk number `disk` larger while the machine runs: its file is lengthened, and from a barrier
+    /// that is made at once it has its new `size`, whose new part reads as zeros. Replication goes on; older
+    /// recovery points keep the size that they have. Clients of its export see the new size when they
+    /// connect again. Nothing is done where the disk has that size. A block device must be as large
+    /// already; what its new part holds is compared with the replica.
+    ///
+    /// Where it fails, the disk has its former size; its file may have the new one, which the next start
+    /// then takes over.
+    ///
+    /// # Errors
+    /// [`Error::Shrunk`], [`Error::Disks`] if there is no such disk, [`Error::Disk`];
+    /// [`Error::Refused`] during a first copy, a resynchronization or a stop; [`Error::NotRunning`].
+    pub async fn grow(&self, disk: usize, size: Length) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let unproven = blocking(move || {
+            let found = shared.generations.disks.get(disk);
+            let found = found.ok_or_else(|| Error::Disks(format!("there is no disk {disk}")))?;
+            if found.tracked.size() == size {
+                return Ok(None);
+            }
+            lengthen(found, size).map(Some)
+        });
+        let Some(unproven) = unproven.await? else {
+            return Ok(());
+        };
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Grow(Growing {
+            disk,
+            size,
+            unproven,
+            has_grown: false,
+            answer,
+        });
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Error::NotRunning)?;
+        answered.await.map_err(|_| Error::NotRunning)?
     }
 
     /// Listens to what happens from now on.

@@ -12,6 +12,13 @@ use afterimage_replication::Job;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Notice {
+    /// A disk was made larger, and that is recorded.
+    Grown {
+        /// Its number in the machine's order.
+        disk: usize,
+        /// Its size now.
+        size: Length,
+    },
     /// The exports accept clients.
     Ready {
         /// The URI of each export, in the order of the disks.

@@ -3,7 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use afterimage_block::{
-    BlockRead, BlockWrite, ContentDigest, Extent, ExtentSet, Length, RawDisk, RunKind, Zeroing,
+    BlockRead, BlockWrite, ContentDigest, Extent, ExtentSet, Length, Offset, RawDisk, RunKind,
+    Zeroing,
 };
 use afterimage_replication::Scope;
 use afterimage_resync::BlockSize;
@@ -52,6 +53,23 @@ impl Target {
         Ok(())
     }
 
+    fn grow_to(&self, size: Length) -> Result<()> {
+        self.disk.lengthen(size)?;
+        self.disk.grow_to(size);
+        Ok(())
+    }
+
+    /// Makes it durable, with nothing behind `size`.
+    fn end(&self, attempt: u64, size: Length) -> Result<()> {
+        let (end, whole) = (Offset::new(size.get()), self.disk.size().get());
+        let behind = Extent::between(end, Offset::new(whole)).map(|extent| Part {
+            extent,
+            content: None,
+        });
+        self.write(attempt, behind.as_slice())?;
+        Ok(self.disk.flush()?)
+    }
+
     fn is_hole(&self, extent: Extent) -> Result<bool> {
         let run = self.disk.next_run(extent.start())?;
         Ok(run.is_some_and(|run| run.kind == RunKind::Hole && run.extent.end() >= extent.end()))
@@ -98,7 +116,8 @@ struct Pull<'a> {
     attempt: u64,
 }
 
-/// Makes `target` what `point` is, durably. Extents in `scope` are known to differ and taken as they
+/// Makes `target` what `point` is, durably, and as large where it is smaller; where it is larger, what it
+/// has more is zeros. Extents in `scope` are known to differ and taken as they
 /// are; where all is in doubt, digests tell. `step` is told how many bytes are dealt with.
 pub(crate) async fn pull(
     target: &Arc<Target>,
@@ -113,6 +132,8 @@ pub(crate) async fn pull(
         attempt: target.begin(),
     };
     let size = point.size();
+    let lengthened = Arc::clone(target);
+    blocking(move || lengthened.grow_to(size)).await?;
     let doubtful = scope.extents(size);
     let aligned: ExtentSet = doubtful
         .iter()
@@ -132,8 +153,8 @@ pub(crate) async fn pull(
             sum.saturating_add(window.length())
         }));
     }
-    let target = Arc::clone(target);
-    blocking(move || Ok(target.disk.flush()?)).await?;
+    let (target, attempt) = (Arc::clone(target), pull.attempt);
+    blocking(move || target.end(attempt, size)).await?;
     Ok(moved)
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) writer: &'a Writer,
     /// The generation whose logs the differences are.
     pub(crate) sequence: Sequence,
+    /// The sizes of the disks at its barrier.
+    pub(crate) sizes: Vec<Length>,
 }
 
 /// What a pass found on one disk.
@@ -50,7 +52,8 @@ impl Pass<'_> {
         manifest.last().ok_or_else(|| {
             afterimage_store::Error::Refused("the replica has no base to compare with".into())
         })?;
-        let point = self.writer.replica().open_to_compare(&manifest).await?;
+        let replica = self.writer.replica();
+        let point = replica.open_to_compare(&manifest, &self.sizes).await?;
         let (mut logs, mut left, mut amends) = (Vec::new(), Vec::new(), Vec::new());
         let (mut compared, mut sent) = (Length::ZERO, Length::ZERO);
         let disks = self.shared.generations.disks.iter().zip(&point.disks);
@@ -79,6 +82,7 @@ impl Pass<'_> {
         }
         let publication = Publication {
             first: self.sequence,
+            sizes: self.sizes.clone(),
             predecessors: vec![ContentDigest::NONE; logs.len()],
             logs: LogEntry {
                 sequence: self.sequence,

@@ -4,14 +4,14 @@
 //! asked for; then, durably, the epoch that it knows from then on is recorded here. Only after that
 //! anything is published.
 
-use afterimage_block::{ContentDigest, Sequence};
+use afterimage_block::{Access, ContentDigest, Length, RawDisk, Sequence};
 use afterimage_replication::{Grant, JobKind, Machine, NotAllowed, Policy, Scope};
 use afterimage_store::{Manifest, Replica};
 
 use crate::Result;
 use crate::operations;
 use crate::shared::{Kept, change_kept};
-use crate::state::{FailoverTarget, Saved, Side, StateFolder};
+use crate::state::{FailoverTarget, Fingerprint, Saved, SavedDisk, Side, StateFolder};
 
 fn refused(reason: &str, advice: &'static str) -> NotAllowed {
     NotAllowed {
@@ -68,8 +68,9 @@ fn become_primary(
 ) -> Result<()> {
     let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
     let mut disks = saved.disks.clone();
-    for disk in &mut disks {
+    for (disk, theirs) in disks.iter_mut().zip(&manifest.disks) {
         disk.predecessor = ContentDigest::NONE;
+        enlarge(disk, theirs.size)?;
     }
     folder.save(Saved {
         disks,
@@ -77,6 +78,21 @@ fn become_primary(
         side: Side::Primary,
         ..saved
     })
+}
+
+/// Makes a disk at least as large as it is at the replica's newest barrier, whose size stays: it may be
+/// of an older point, of before it grew. What it has more reads as zeros.
+fn enlarge(disk: &mut SavedDisk, size: Length) -> Result<()> {
+    if size <= disk.size {
+        return Ok(());
+    }
+    let is_as_closed = disk.is_as_closed();
+    RawDisk::open(&disk.path, Access::ReadWrite)?.lengthen(size)?;
+    disk.size = size;
+    if is_as_closed {
+        disk.closed_as = Fingerprint::of(&disk.path);
+    }
+    Ok(())
 }
 
 /// Disks that follow the replica are not to be written to by anybody else.

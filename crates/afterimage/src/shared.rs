@@ -178,6 +178,17 @@ impl Shared {
         kept.encode()
     }
 
+    /// The disks with these sizes, as a replica knows them.
+    pub(crate) fn disks_of(&self, sizes: &[Length]) -> Vec<ReplicaDisk> {
+        let disks = self.disks.iter().zip(sizes);
+        disks
+            .map(|(disk, size)| ReplicaDisk {
+                size: *size,
+                ..disk.clone()
+            })
+            .collect()
+    }
+
     /// Starts a job on disk `number`.
     pub(crate) fn disk_job(&self, kind: JobKind, number: usize) -> RunningJob<'_> {
         let name = self.disks.get(number).map(|disk| disk.name.to_string());

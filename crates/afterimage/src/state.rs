@@ -381,17 +381,25 @@ impl Saved {
         }
     }
 
-    /// The record of a side that the machine of `manifest` comes to be on, with its disks at `paths`.
-    pub(crate) fn of_replica(manifest: &Manifest, paths: Vec<PathBuf>, side: Side) -> Self {
-        let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
-        let disks = manifest.disks.iter().zip(paths);
+    /// The record of a side that the machine of `manifest` comes to be on, with its disks at `paths` and
+    /// of `sizes`.
+    pub(crate) fn of_replica(
+        manifest: &Manifest,
+        sizes: Vec<Length>,
+        paths: Vec<PathBuf>,
+        side: Side,
+    ) -> Self {
+        let disks = manifest.disks.iter().zip(&sizes).zip(paths);
         Self {
             machine: manifest.machine,
             side,
             ..Self::new(
                 manifest.name.clone(),
                 disks
-                    .map(|(disk, path)| SavedDisk::new(disk, path))
+                    .map(|((disk, size), path)| SavedDisk {
+                        size: *size,
+                        ..SavedDisk::new(disk, path)
+                    })
                     .collect(),
                 Machine::new(Policy::default(), sizes),
             )

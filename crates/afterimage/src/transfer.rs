@@ -7,7 +7,9 @@ use afterimage_block::{
 };
 use afterimage_changelog::SealedLog;
 use afterimage_replication::{Event, Policy, Position, PrimaryReport, Role, Scope, Shipment};
-use afterimage_store::{Claim, Consistency, LogEntry, Publication, RecoveryPoint, Store, Writer};
+use afterimage_store::{
+    Claim, Consistency, LogEntry, Publication, RecoveryPoint, ReplicaDisk, Store, Writer,
+};
 
 use crate::driver::sum;
 use crate::error::blocking;
@@ -44,11 +46,16 @@ pub(crate) struct Claimed {
     pub(crate) lacks: Option<Vec<Scope>>,
 }
 
-/// Checks the prerequisites and claims the replica, which was last claimed in `epoch`. Where the machine has a base already, the store
+/// Checks the prerequisites and claims the replica for `disks`, which was last claimed in `epoch`. Where the machine has a base already, the store
 /// must be there.
-pub(crate) async fn claim(shared: &Shared, known: bool, epoch: Epoch) -> Result<Claimed> {
+pub(crate) async fn claim(
+    shared: &Shared,
+    known: bool,
+    epoch: Epoch,
+    disks: Vec<ReplicaDisk>,
+) -> Result<Claimed> {
     let job = shared.job(JobKind::EnableProtection, shared.name.to_string());
-    let claimed = try_claim(shared, known, epoch, &job).await;
+    let claimed = try_claim(shared, known, epoch, disks, &job).await;
     job.end(claimed)
 }
 
@@ -56,6 +63,7 @@ async fn try_claim(
     shared: &Shared,
     known: bool,
     epoch: Epoch,
+    disks: Vec<ReplicaDisk>,
     job: &RunningJob<'_>,
 ) -> Result<Claimed> {
     let store = if known {
@@ -72,7 +80,7 @@ async fn try_claim(
     let claim = Claim {
         machine: shared.machine,
         session: SessionId::random(),
-        disks: shared.disks.clone(),
+        disks,
     };
     // The primary runs: what is prepared is no longer the last delta, from the moment of the claim on. What
     // had shut it out was taken back.
@@ -262,6 +270,7 @@ async fn try_ship(
             sequence: shipment.sequence,
             disks: logs,
         },
+        sizes: shipment.sizes.clone(),
         predecessors,
         after_loss: shipment.after_loss,
         point: shipped_point(shipment),

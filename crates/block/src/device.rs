@@ -34,7 +34,7 @@ pub enum Zeroing {
 
 /// Positioned reads from a disk. Calls may come from many threads at once.
 pub trait BlockRead: Send + Sync {
-    /// The disk's size, a multiple of [`SECTOR`], fixed while it is open.
+    /// The disk's size, a multiple of [`SECTOR`]. Some disks can grow while they are open; none shrinks.
     fn size(&self) -> Length;
 
     /// Fills `buf` from `offset` on.

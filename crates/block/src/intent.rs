@@ -199,7 +199,8 @@ impl IntentLog {
     }
 
     /// Reads what a former process left at `path`: what may have been written in that generation.
-    /// A file that is missing, damaged, or of another disk or size puts everything in doubt.
+    /// A file that is missing, damaged, of another disk or of a larger one puts everything in doubt; one
+    /// of when the disk was smaller is as good as one of its present `size`.
     ///
     /// # Errors
     /// [`Error::File`] if the file is there and cannot be read.
@@ -272,7 +273,9 @@ fn parse(bytes: &[u8], disk: DiskId, size: Length) -> Doubt {
     let (head, slot) = head.split_at(HEADER);
     let region = head.get(40..48).and_then(|field| field.try_into().ok());
     let region = Length::new(region.map_or(0, u64::from_le_bytes));
-    if head != header(disk, size, region) || region.is_zero() {
+    let then = head.get(32..40).and_then(|field| field.try_into().ok());
+    let then = Length::new(then.map_or(0, u64::from_le_bytes));
+    if head != header(disk, then, region) || region.is_zero() || then > size {
         return Doubt::everything("the write-intent file is damaged or of another disk");
     }
     if slot.iter().any(|byte| *byte != 0) {
@@ -281,7 +284,7 @@ fn parse(bytes: &[u8], disk: DiskId, size: Length) -> Doubt {
     let mut marked = ExtentSet::new();
     let mut rest = entries.chunks(ENTRY).zip(0..);
     for (found, number) in rest.by_ref() {
-        match region_of(found, disk, number, region, size) {
+        match region_of(found, disk, number, region, then) {
             Some(extent) => marked.insert(extent),
             // The end, or torn and so never relied upon - unless anything follows it.
             None => break,
@@ -361,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn another_disk_or_size_or_no_file_is_everything() {
+    fn another_disk_or_a_smaller_one_or_no_file_is_everything() {
         let (folder, path, _) = marked_file(&[extent(0, 1)]);
         let everything = |path: &Path, disk, size| {
             let doubt = IntentLog::read(path, disk, size).unwrap();
@@ -369,6 +372,8 @@ mod tests {
         };
         everything(&path, DiskId::from_bytes([8; 16]), SIZE);
         everything(&path, disk(), Length::mib(40));
+        let grown = IntentLog::read(&path, disk(), Length::mib(80)).unwrap();
+        assert_eq!(grown, IntentLog::read(&path, disk(), SIZE).unwrap());
         everything(&folder.path().join("2.intent"), disk(), SIZE);
     }
 

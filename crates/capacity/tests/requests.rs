@@ -194,6 +194,7 @@ async fn requests_are_those_of_the_store() {
                 sequence: Sequence::new(sequence),
                 disks: logs,
             },
+            sizes: vec![SIZE; 2],
             predecessors: vec![ContentDigest::NONE; 2],
             after_loss: false,
             point: Some(RecoveryPoint {

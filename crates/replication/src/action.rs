@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use afterimage_block::{Sequence, Timestamp};
+use afterimage_block::{Length, Sequence, Timestamp};
 use afterimage_retry::Time;
 
 use crate::{Failure, ResyncReason, Scope, Task, Tracking};
@@ -49,6 +49,8 @@ pub enum Action {
         scopes: Vec<Scope>,
         /// Why.
         reason: ResyncReason,
+        /// The size of each disk at that generation's barrier.
+        sizes: Vec<Length>,
     },
     /// Record at the replica that the last delta is there and the machine stopped. Answered by
     /// [`Event::Prepared`](crate::Event::Prepared).
@@ -73,6 +75,10 @@ pub enum Action {
 
 /// A barrier to be made: no write is in flight while it lasts, so every acknowledged write is in a
 /// generation up to `ends` and every later one in `next`.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says what is to be done besides"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// The generation that it ends.
@@ -88,6 +94,8 @@ pub struct Barrier {
     pub dropped: Vec<Sequence>,
     /// Whether the guest holds still for it.
     pub application_consistent: bool,
+    /// Whether disks can change at it.
+    pub changes_disks: bool,
     /// Whether [`Event::Quiet`](crate::Event::Quiet) is an answer.
     pub may_be_quiet: bool,
 }
@@ -101,6 +109,8 @@ pub struct Shipment {
     pub time: Timestamp,
     /// Which disks' logs there are; the others were lost, and are in doubt.
     pub present: Vec<bool>,
+    /// The size of each disk at the barrier.
+    pub sizes: Vec<Length>,
     /// Whether logs between the newest that the replica acknowledged and these were lost; what they
     /// held is in doubt.
     pub after_loss: bool,

@@ -25,6 +25,9 @@ pub enum Request {
     Resume,
     /// Compare everything with the replica; or start a resynchronization that waits for approval.
     Resync,
+    /// Make a barrier soon at which disks can change: a driver that is to enlarge one does so at it, and
+    /// tells by [`Event::Enlarged`].
+    ChangeDisks,
     /// Give up the resynchronization that runs or waits. What is in doubt stays so, recovery points
     /// stay, and it starts again only by [`Request::Resync`].
     CancelResync,
@@ -127,6 +130,15 @@ pub enum Event {
         epoch: Epoch,
         /// How far the replica is.
         position: Position,
+    },
+    /// A disk was made larger at the barrier that is under way, whose answer follows.
+    Enlarged {
+        /// The disk's index in the machine's order.
+        disk: usize,
+        /// Its size from then on.
+        size: Length,
+        /// What of its new part nothing proves to be zeros.
+        unproven: Scope,
     },
     /// A barrier was reached.
     BarrierReached(BarrierReached),

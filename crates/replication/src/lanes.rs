@@ -21,6 +21,8 @@ pub(crate) struct Lanes {
     pub(crate) quiesce: Quiesce,
     /// When the resynchronization that is required may begin by itself, if not now.
     pub(crate) window_opens: Option<Time>,
+    /// Whether somebody waits for a barrier at which disks can change, and none is under way since.
+    pub(crate) changes_disks: bool,
     transfer: Option<Transfer>,
     pub(crate) closing: Closing,
 }
@@ -72,6 +74,7 @@ pub(crate) enum Closing {
 impl Lanes {
     pub(crate) fn start_barrier(&mut self, barrier: Barrier, eligible: bool, at: Time) {
         self.no_barrier_before = None;
+        self.changes_disks &= !barrier.changes_disks;
         self.barrier = Some(Ordered {
             barrier,
             eligible,

@@ -135,6 +135,9 @@ impl Machine {
         if self.logs_for_nothing() || (self.rotates() && self.overflows()) {
             return Some(self.degrading_barrier());
         }
+        if self.lanes.changes_disks && self.follows_logs() {
+            return Some(self.changing_barrier());
+        }
         if self.lanes.claimed
             && self.may_send(now)
             && let Some(barrier) = self.barrier_for_transfer(now)
@@ -241,6 +244,7 @@ impl Machine {
             snapshot: false,
             dropped: Vec::new(),
             application_consistent: false,
+            changes_disks: false,
             may_be_quiet: self.settled || !self.phase.follows_base(),
         }
     }
@@ -251,6 +255,19 @@ impl Machine {
         Barrier {
             tracking: Tracking::MapOnly,
             dropped: self.unshipped().skip(usize::from(shipping)).collect(),
+            may_be_quiet: false,
+            ..self.plain_barrier()
+        }
+    }
+
+    /// Whether nothing is being compared or copied that would then be of another size.
+    fn follows_logs(&self) -> bool {
+        matches!(self.phase, Phase::Delta | Phase::ResyncRequired { .. })
+    }
+
+    fn changing_barrier(&self) -> Barrier {
+        Barrier {
+            changes_disks: true,
             may_be_quiet: false,
             ..self.plain_barrier()
         }
@@ -322,6 +339,7 @@ impl Machine {
                     sequence: *sequence,
                     scopes: scopes.clone(),
                     reason: *reason,
+                    sizes: self.sizes_at(*sequence),
                 };
                 Some((Task::Resync, action))
             }
@@ -344,6 +362,7 @@ impl Machine {
                 .iter()
                 .map(|length| !length.is_zero())
                 .collect(),
+            sizes: self.sizes_at(sealed.sequence),
             after_loss: self.durable.map(Sequence::next) != Some(sealed.sequence),
             point: sealed.point,
             application_consistent: sealed.point && sealed.application,

@@ -70,13 +70,14 @@ fn list(conditions: &[Condition]) -> String {
 
 impl Request {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Enable,
         Self::Disable,
         Self::Suspend,
         Self::Resume,
         Self::Resync,
         Self::CancelResync,
+        Self::ChangeDisks,
         Self::Stop,
     ];
 
@@ -96,7 +97,7 @@ impl Request {
             ],
             Self::CancelResync => &[Condition::Resynchronizing, Condition::NotStopping],
             Self::Resume => &[Condition::Held],
-            Self::Resync => &[Condition::Replicating, Condition::NotStopping],
+            Self::Resync | Self::ChangeDisks => &[Condition::Replicating, Condition::NotStopping],
             Self::Stop => &[Condition::NotStopping],
         }
     }

@@ -105,6 +105,8 @@ pub enum ResyncReason {
     ExistingCopy,
     /// The direction was reversed: what the machine wrote since its failover is not at the replica.
     Reversed,
+    /// A disk became larger, and nothing proves what its new part holds.
+    Enlarged,
     /// The replica was found damaged, and what it lost is sent anew.
     ReplicaDamaged,
 }
@@ -119,6 +121,7 @@ impl fmt::Display for ResyncReason {
             Self::Requested => "requested",
             Self::ExistingCopy => "the replica holds the machine from before",
             Self::Reversed => "the direction of replication was reversed",
+            Self::Enlarged => "a disk became larger, and its new part is not known",
             Self::ReplicaDamaged => "the replica was found damaged",
         })
     }

@@ -205,6 +205,7 @@ impl Context {
                 sequence: shipment.sequence,
                 disks: logs,
             },
+            sizes: shipment.sizes.clone(),
             predecessors,
             after_loss: shipment.after_loss,
             point: shipment.point.then_some(RecoveryPoint {
@@ -275,6 +276,7 @@ impl Context {
         }
         let publication = Publication {
             first: sequence,
+            sizes: manifest.disks.iter().map(|disk| disk.size).collect(),
             predecessors: vec![ContentDigest::NONE; logs.len()],
             logs: LogEntry {
                 sequence,

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use afterimage_block::{Epoch, MachineId, Sequence};
+use afterimage_block::{Epoch, Length, MachineId, Sequence};
 
 use crate::manifest::{FORMAT_MIN, FORMAT_SEALED};
 use crate::{Newness, Throttled};
@@ -84,6 +84,19 @@ pub enum Error {
         name: String,
         /// What differs.
         difference: String,
+    },
+    /// A disk is smaller than the replica has it.
+    #[error(
+        "`{disk}` had {} bytes and has {} now, and a disk under replication cannot shrink: give it its \
+         former size again, or protect it anew as another machine", was.get(), is.get()
+    )]
+    Shrunk {
+        /// The disk.
+        disk: String,
+        /// Its size at the replica.
+        was: Length,
+        /// Its size now.
+        is: Length,
     },
     /// Another writer owns the replica now.
     #[error("fenced: the replica is in epoch {current} now, and this writer is of epoch {own}")]

@@ -80,6 +80,15 @@ impl Page {
         }
     }
 
+    /// The same of `extent`, which begins where it does and is no shorter: what there is more is zeros.
+    pub(crate) fn extended_to(&self, extent: Extent) -> Self {
+        let mut extended = Self::zero(extent);
+        for (place, byte) in extended.entries.iter_mut().zip(&self.entries) {
+            *place = *byte;
+        }
+        extended
+    }
+
     pub(crate) fn digest(&self) -> ContentDigest {
         digest_or_none(&self.entries)
     }
@@ -171,6 +180,12 @@ impl Root {
         Self {
             pages: pages(size).map(|_| Node::ZERO).collect(),
         }
+    }
+
+    /// The same of a disk of `size`, which is no smaller: what there is more is zeros.
+    pub(crate) fn extended_to(mut self, size: Length) -> Self {
+        self.pages.resize(pages(size).count(), Node::ZERO);
+        self
     }
 
     /// The length of its object.

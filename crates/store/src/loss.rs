@@ -113,6 +113,15 @@ impl Manifest {
         self.losses.iter().all(|loss| loss.spares(sequence))
     }
 
+    /// The size of disk number `disk` when it was written what `part` holds of it.
+    pub(crate) fn size_of(&self, disk: usize, part: Part) -> Length {
+        let base = self.checkpoint.as_ref().map(|base| base.sequence);
+        match part {
+            Part::Log(sequence) => self.size_at(disk, sequence),
+            _ => self.size_at(disk, base.unwrap_or_default()),
+        }
+    }
+
     /// What is recorded of the loss of `object`.
     pub(crate) fn loss(&self, object: &Path) -> Option<&Loss> {
         self.losses
@@ -216,20 +225,22 @@ impl Replica {
         if known || !manifest.names(damage, &objects) {
             return Ok(None);
         }
+        let size = manifest.size_of(disk, damage.part);
         let mut loss = Loss {
             object: damage.object.clone(),
             disk,
             part: damage.part,
             from: sequence,
             until: None,
-            lacks: damage.part.extent(objects.size).into_iter().collect(),
+            lacks: damage.part.extent(size).into_iter().collect(),
         };
         let entries = manifest
             .logs
             .iter()
             .filter_map(|entry| of_disk(entry, disk));
         for (sequence, log) in entries {
-            let changed = changed(&objects, manifest, sequence, &log).await?;
+            let size = manifest.size_at(disk, sequence);
+            let changed = changed(&objects, sequence, &log, size).await?;
             match damage.part {
                 Part::Log(lost) if sequence < lost => {}
                 Part::Log(lost) if sequence == lost => {
@@ -248,7 +259,7 @@ impl Replica {
             // It is compared in whole blocks, and finer extents only make the manifest larger.
             let blocks = loss.lacks.iter();
             loss.lacks = blocks
-                .map(|extent| extent.aligned_out(BLOCK, objects.size))
+                .map(|extent| extent.aligned_out(BLOCK, size))
                 .collect();
         }
         Ok(Some(loss))
@@ -259,16 +270,15 @@ fn of_disk(entry: &LogEntry, disk: usize) -> Option<(Sequence, LogObject)> {
     Some((entry.sequence, entry.disks.get(disk).copied()??))
 }
 
-/// What a log says that it changes; `None` if it cannot be asked.
+/// What a log that leaves the disk with `size` says that it changes; `None` if it cannot be asked.
 async fn changed(
     objects: &DiskObjects,
-    manifest: &Manifest,
     sequence: Sequence,
     log: &LogObject,
+    size: Length,
 ) -> Result<Option<ExtentSet>> {
     let path = objects.layout.log(sequence, log);
-    let disk = manifest.disks.iter().find(|disk| disk.id == objects.id);
-    match outline(objects, &path, log, disk.map(|disk| disk.id)).await {
+    match outline(objects, &path, log, size).await {
         Ok(outline) => Ok(Some(
             outline.index.iter().map(|piece| piece.extent).collect(),
         )),
@@ -321,8 +331,7 @@ impl Writer {
         disks: &[Arc<dyn BlockRead>],
     ) -> Result<bool> {
         let objects = self.objects(manifest, loss.disk)?;
-        let (Some(disk), Some(source)) = (manifest.disks.get(loss.disk), disks.get(loss.disk))
-        else {
+        let Some(source) = disks.get(loss.disk) else {
             return Ok(false);
         };
         let mended = match loss.part {
@@ -333,7 +342,8 @@ impl Writer {
                 let Some((_, log)) = log else {
                     return Ok(false);
                 };
-                prove_log(&objects, &objects.layout.log(lost, &log), &log, disk).await
+                let size = manifest.size_at(loss.disk, lost);
+                prove_log(&objects, &objects.layout.log(lost, &log), &log, size).await
             }
             part => self.mend_tree(manifest, &objects, part, source).await,
         };

@@ -1,7 +1,7 @@
 //! The one mutable object of a machine.
 
 use afterimage_block::{
-    ContentDigest, DiskId, Epoch, Length, MachineId, Sequence, SessionId, Timestamp,
+    ContentDigest, DiskId, Epoch, Growth, Length, MachineId, Sequence, SessionId, Timestamp,
 };
 use std::sync::Arc;
 
@@ -47,6 +47,9 @@ pub struct Manifest {
     pub retired: Option<Retired>,
     /// The recovery points, oldest first.
     pub points: Vec<RecoveryPoint>,
+    /// Where disks became larger, oldest first, as far back as the store holds anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub growths: Vec<Growth>,
     /// What is known to be damaged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
@@ -98,7 +101,7 @@ pub struct ReplicaDisk {
     pub id: DiskId,
     /// Its name: the stem of its file's name at the primary.
     pub name: MachineName,
-    /// Its size.
+    /// Its size at the newest barrier.
     pub size: Length,
 }
 
@@ -277,6 +280,7 @@ impl Manifest {
         let kept_from = self.checkpoint.as_ref().map(|kept| kept.sequence);
         let folded = retired.map(|retired| retired.logs.last().map(|entry| entry.sequence));
         let points = self.points.iter().map(|point| point.sequence);
+        let sizes: Vec<_> = self.disks.iter().map(|disk| disk.size).collect();
         if !(FORMAT_MIN..=FORMAT).contains(&self.format) || is_sealed(self.format) {
             Some("its format is not that of a manifest")
         } else if self.name != *name {
@@ -291,6 +295,8 @@ impl Manifest {
             Some("what it retired was not folded into its checkpoint")
         } else if !self.points.iter().all(|point| self.holds(point.sequence)) {
             Some("a recovery point has no log")
+        } else if !Growth::is_history(&self.growths, &sizes) {
+            Some("its disks did not only grow")
         } else if self.losses.iter().any(|loss| loss.contradicts(&self.disks)) {
             Some("what it says to be lost is not of its disks")
         } else {
@@ -339,6 +345,57 @@ impl Manifest {
             .as_ref()
             .map(|checkpoint| checkpoint.sequence);
         base == Some(sequence) || self.logs.iter().any(|entry| entry.sequence == sequence)
+    }
+
+    /// The size of disk number `disk` at barrier `sequence`.
+    pub fn size_at(&self, disk: usize, sequence: Sequence) -> Length {
+        let now = self.disks.get(disk).map_or(Length::ZERO, |disk| disk.size);
+        Growth::size_at(&self.growths, disk, now, sequence)
+    }
+
+    /// The sizes of all disks at barrier `sequence`, in the machine's order.
+    pub fn sizes_at(&self, sequence: Sequence) -> Vec<Length> {
+        let disks = 0..self.disks.len();
+        disks.map(|disk| self.size_at(disk, sequence)).collect()
+    }
+
+    /// Refuses sizes of the disks that are smaller than those at the newest barrier.
+    pub(crate) fn check_sizes(&self, sizes: &[Length]) -> Result<()> {
+        if sizes.len() != self.disks.len() {
+            let (theirs, ours) = (self.disks.len(), sizes.len());
+            let reason = format!("the replica has {theirs} disks, and {ours} sizes are given");
+            return Err(Error::Refused(reason));
+        }
+        let mut pairs = self.disks.iter().zip(sizes);
+        match pairs.find(|(disk, size)| **size < disk.size) {
+            None => Ok(()),
+            Some((disk, size)) => Err(Error::Shrunk {
+                disk: disk.name.to_string(),
+                was: disk.size,
+                is: *size,
+            }),
+        }
+    }
+
+    /// Notes that the disks have `sizes` from barrier `sequence` on, which is the newest.
+    pub(crate) fn grow(&mut self, sizes: &[Length], sequence: Sequence) -> Result<()> {
+        self.check_sizes(sizes)?;
+        for (number, (disk, size)) in self.disks.iter_mut().zip(sizes).enumerate() {
+            if *size > disk.size {
+                let was = std::mem::replace(&mut disk.size, *size);
+                self.growths.push(Growth {
+                    disk: number,
+                    at: sequence,
+                    was,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the sizes of disks before barrier `oldest`, of which nothing is held any more.
+    pub(crate) fn forget_growths(&mut self, oldest: Sequence) {
+        self.growths.retain(|growth| oldest < growth.at);
     }
 
     /// The newest barrier that the store holds, be it a recovery point or not; `None` before the

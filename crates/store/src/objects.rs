@@ -21,6 +21,7 @@ pub(crate) struct DiskObjects {
     pub(crate) store: Store,
     pub(crate) layout: DiskLayout,
     pub(crate) id: DiskId,
+    /// The size of the disk at the barrier whose tree they are of.
     pub(crate) size: Length,
 }
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use afterimage_block::{
-    BlockRead, BlockWrite, ContentDigest, DiskId, Error as BlockError, Extent, ExtentMap,
-    ExtentSet, Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
+    BlockRead, BlockWrite, ContentDigest, Error as BlockError, Extent, ExtentMap, ExtentSet,
+    Length, Offset, Run, RunKind, Sequence, Slice, Timestamp, check_range,
 };
 use afterimage_changelog::RecordHeader;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::base::blocking;
 use crate::cache::Cache;
 use crate::index::{Page, Root, block_digest, number};
-use crate::layout::{BLOCK, CHUNK, Node, PAGE};
+use crate::layout::{BLOCK, CHUNK, PAGE};
 use crate::objects::DiskObjects;
 use crate::records::{OpenLog, Outline, batches, outline};
 use crate::{Error, LogEntry, LogObject, Loss, Manifest, Part, RecoveryPoint, Replica, Result};
@@ -93,38 +93,45 @@ impl Replica {
     pub async fn open_point(&self, sequence: Sequence) -> Result<Point> {
         let manifest = self.existing().await?;
         let is_lost = |loss: &Loss| loss.is_settled_at(sequence);
-        self.open_without(&manifest, sequence, is_lost).await
+        let sizes = manifest.sizes_at(sequence);
+        self.open_without(&manifest, sequence, &sizes, is_lost)
+            .await
     }
 
-    /// Opens the disks at the newest barrier, to be compared with the primary's. What is known to be
+    /// Opens the disks at the newest barrier, to be compared with the primary's, which have `sizes`: what
+    /// the replica does not have of them yet reads as zeros. What is known to be
     /// lost is left out: what lost logs held is not there, and what is [`unreadable`] reads as zeros or
     /// not at all.
     ///
     /// # Errors
-    /// As [`open_point`](Self::open_point).
+    /// As [`open_point`](Self::open_point); [`Error::Shrunk`] if a disk is smaller than the replica has it.
     ///
     /// [`unreadable`]: Manifest::unreadable
-    pub async fn open_to_compare(&self, manifest: &Manifest) -> Result<Point> {
+    pub async fn open_to_compare(&self, manifest: &Manifest, sizes: &[Length]) -> Result<Point> {
         let last = manifest.last().unwrap_or_default();
-        self.open_without(manifest, last, |_| true).await
+        manifest.check_sizes(sizes)?;
+        self.open_without(manifest, last, sizes, |_| true).await
     }
 
-    /// Opens the disks at barrier `sequence` without the objects of the losses that are `lost`.
+    /// Opens the disks at barrier `sequence`, as disks of `sizes`, without the objects of the losses that
+    /// are `lost`.
     async fn open_without(
         &self,
         manifest: &Manifest,
         sequence: Sequence,
+        sizes: &[Length],
         lost: impl Fn(&Loss) -> bool,
     ) -> Result<Point> {
-        let disks = 0..manifest.disks.len();
-        let disks = disks.map(|disk| self.open_disk(manifest, disk, sequence, &lost));
+        let disks = sizes.iter().enumerate();
+        let disks =
+            disks.map(|(disk, size)| self.open_disk(manifest, disk, sequence, *size, &lost));
         let disks = try_join_all(disks).await?;
         let disks = disks.into_iter().map(Arc::new).collect();
         Ok(Point { sequence, disks })
     }
 
     /// What the logs after barrier `after`, up to barrier `through`, say of each disk, in the
-    /// machine's order; `None` where `through` is the earlier one, or the store no longer holds both and
+    /// machine's order. What a disk grew by in between is zeros where they say nothing of it. `None` where `through` is the earlier one, or the store no longer holds both and
     /// all between them.
     ///
     /// # Errors
@@ -145,11 +152,11 @@ impl Replica {
             return Ok(None);
         }
         let mut changed = Vec::new();
-        for (number, disk) in manifest.disks.iter().enumerate() {
+        for number in 0..manifest.disks.len() {
             let objects = self.disk_objects(manifest, number)?;
-            let logs = logs_of(number, manifest.logs.iter().filter(between));
+            let logs = logs_of(manifest, number, manifest.logs.iter().filter(between));
             let mut extents = ExtentSet::new();
-            let mut outlines = outlines(&objects, Some(disk.id), logs);
+            let mut outlines = outlines(&objects, logs);
             while let Some(outline) = outlines.try_next().await? {
                 extents.extend(outline.index.iter().map(|piece| piece.extent));
             }
@@ -164,6 +171,7 @@ impl Replica {
         manifest: &Manifest,
         disk: usize,
         sequence: Sequence,
+        size: Length,
         lost: impl Fn(&Loss) -> bool,
     ) -> Result<PointDisk> {
         let objects = self.disk_objects(manifest, disk)?;
@@ -186,6 +194,7 @@ impl Replica {
             objects.read_root(root).await?
         };
         let mut opened = PointDisk {
+            size,
             root,
             objects: objects.clone(),
             overlay: ExtentMap::new(),
@@ -198,10 +207,9 @@ impl Replica {
             .logs
             .iter()
             .take_while(|entry| entry.sequence <= sequence);
-        let id = manifest.disks.get(disk).map(|disk| disk.id);
-        let logs = logs_of(disk, up_to)
-            .filter(|(sequence, log)| !is_lost(&objects.layout.log(*sequence, log)));
-        let mut outlines = outlines(&objects, id, logs);
+        let logs = logs_of(manifest, disk, up_to)
+            .filter(|log| !is_lost(&objects.layout.log(log.sequence, &log.object)));
+        let mut outlines = outlines(&objects, logs);
         while let Some(outline) = outlines.try_next().await? {
             opened.lay_over(outline);
         }
@@ -210,23 +218,38 @@ impl Replica {
     }
 }
 
-/// The logs of disk number `disk`, oldest first.
-fn logs_of<'m>(
-    disk: usize,
-    entries: impl Iterator<Item = &'m LogEntry>,
-) -> impl Iterator<Item = (Sequence, LogObject)> {
-    entries.filter_map(move |entry| Some((entry.sequence, (*entry.disks.get(disk)?)?)))
+/// A log that a manifest names.
+struct NamedLog {
+    sequence: Sequence,
+    object: LogObject,
+    /// The disk's size at its barrier.
+    size: Length,
 }
 
-/// What is known of these logs of `disk`, in their order; many are asked for at a time.
+/// The logs of disk number `disk`, oldest first.
+fn logs_of<'m>(
+    manifest: &'m Manifest,
+    disk: usize,
+    entries: impl Iterator<Item = &'m LogEntry>,
+) -> impl Iterator<Item = NamedLog> {
+    entries.filter_map(move |entry| {
+        let sequence = entry.sequence;
+        Some(NamedLog {
+            sequence,
+            object: (*entry.disks.get(disk)?)?,
+            size: manifest.size_at(disk, sequence),
+        })
+    })
+}
+
+/// What is known of these logs, in their order; many are asked for at a time.
 fn outlines<'o>(
     objects: &'o DiskObjects,
-    disk: Option<DiskId>,
-    logs: impl Iterator<Item = (Sequence, LogObject)> + 'o,
+    logs: impl Iterator<Item = NamedLog> + 'o,
 ) -> impl TryStream<Ok = Outline, Error = Error> + Unpin + 'o {
-    let outline = move |(sequence, object): (Sequence, LogObject)| async move {
-        let path = objects.layout.log(sequence, &object);
-        outline(objects, &path, &object, disk).await
+    let outline = move |log: NamedLog| async move {
+        let path = objects.layout.log(log.sequence, &log.object);
+        outline(objects, &path, &log.object, log.size).await
     };
     Box::pin(stream::iter(logs.map(outline)).buffered(OUTLINES))
 }
@@ -255,6 +278,8 @@ impl Slice for Patch {
 /// barrier, not to the disk.
 #[derive(Debug)]
 pub struct PointDisk {
+    size: Length,
+    /// Of the base, which may be of when the disk was smaller.
     objects: DiskObjects,
     root: Root,
     overlay: ExtentMap<Patch>,
@@ -267,7 +292,21 @@ pub struct PointDisk {
 impl PointDisk {
     /// The disk's size.
     pub fn size(&self) -> Length {
-        self.objects.size
+        self.size
+    }
+
+    /// The `unit` of the base with this number; `None` behind the base's end.
+    fn unit_of_base(&self, number: u64, unit: Length) -> Option<Extent> {
+        let start = Offset::new(number.checked_mul(unit.get())?);
+        let base = Offset::new(self.objects.size.get());
+        let end = start.checked_add(unit).map_or(base, |end| end.min(base));
+        Extent::between(start, end)
+    }
+
+    /// Whether `extent` is shorter in the base, where the disk ended within it.
+    pub(crate) fn outgrew(&self, extent: Extent) -> bool {
+        let base = self.objects.size.get();
+        extent.start().get() < base && base < extent.end().get()
     }
 
     /// Lays the changes of one log over what there is so far.
@@ -284,6 +323,7 @@ impl PointDisk {
         self.logs.push(OpenLog {
             object: outline.object,
             salt: outline.salt,
+            disk_size: outline.disk_size,
         });
     }
 
@@ -386,9 +426,11 @@ impl PointDisk {
         let node = usize::try_from(position)
             .ok()
             .and_then(|p| self.root.pages.get(p));
-        let extent = unit_of(at, PAGE, self.size());
-        let node = node.copied().unwrap_or(Node::ZERO);
-        let page = Arc::new(self.objects.read_page(extent, node).await?);
+        let page = match node.zip(self.unit_of_base(position, PAGE)) {
+            Some((node, extent)) => self.objects.read_page(extent, *node).await?,
+            None => Page::zero(unit_of(at, PAGE, self.size())),
+        };
+        let page = Arc::new(page);
         self.pages.put(position, Arc::clone(&page));
         Ok(page)
     }
@@ -396,7 +438,9 @@ impl PointDisk {
     /// The chunk of the base that holds `at`; `None` if it is all zeros.
     async fn chunk(&self, at: Offset) -> Result<Option<(Extent, Bytes)>> {
         let position = number(at, CHUNK);
-        let extent = unit_of(at, CHUNK, self.size());
+        let Some(extent) = self.unit_of_base(position, CHUNK) else {
+            return Ok(None);
+        };
         if let Some(content) = self.chunks.get(&position) {
             return Ok(content.map(|content| (extent, content)));
         }
@@ -413,7 +457,7 @@ impl PointDisk {
     /// As [`read`](Self::read).
     pub async fn block_digest(&self, at: Offset) -> Result<ContentDigest> {
         let block = unit_of(at, BLOCK, self.size());
-        if self.is_patched(block) {
+        if self.is_patched(block) || self.outgrew(block) {
             return Ok(block_digest(&self.read(block).await?));
         }
         let page = self.page(at).await?;
@@ -440,9 +484,10 @@ impl PointDisk {
 
     /// The page of the base at `page`; `None` where it cannot be read and the logs hold all of it.
     pub(crate) async fn page_at(&self, page: Extent) -> Result<Option<Page>> {
+        let in_base = self.unit_of_base(number(page.start(), PAGE), PAGE);
         match self.page(page.start()).await {
-            Ok(page) => Ok(Some(Arc::unwrap_or_clone(page))),
-            Err(Error::Damaged { .. }) if self.is_covered(page) => Ok(None),
+            Ok(found) => Ok(Some(Arc::unwrap_or_clone(found))),
+            Err(Error::Damaged { .. }) if self.is_covered(in_base.unwrap_or(page)) => Ok(None),
             Err(error) => Err(error),
         }
     }

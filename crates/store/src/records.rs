@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use afterimage_block::DiskId;
+use afterimage_block::Length;
 use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use object_store::path::Path;
@@ -21,6 +21,8 @@ const GAP_MAX: u64 = 1 << 20;
 pub(crate) struct OpenLog {
     pub(crate) object: OpenObject,
     pub(crate) salt: u32,
+    /// The size of the disk that it was written for.
+    pub(crate) disk_size: Length,
 }
 
 /// What is known of a log before its records are read.
@@ -28,25 +30,27 @@ pub(crate) struct Outline {
     pub(crate) object: OpenObject,
     pub(crate) index: Index,
     pub(crate) salt: u32,
+    /// The size of the disk that it was written for.
+    pub(crate) disk_size: Length,
     /// Where the header and the records end.
     pub(crate) body_end: u64,
 }
 
-/// The outline of the log at `path`, which must be `object`, of `disk`.
+/// The outline of the log at `path`, which must be `object`, and leave the disk with `size`.
 pub(crate) async fn outline(
     objects: &DiskObjects,
     path: &Path,
     object: &LogObject,
-    disk: Option<DiskId>,
+    size: Length,
 ) -> Result<Outline> {
-    proved(|| outline_once(objects, path, object, disk)).await
+    proved(|| outline_once(objects, path, object, size)).await
 }
 
 async fn outline_once(
     objects: &DiskObjects,
     path: &Path,
     object: &LogObject,
-    disk: Option<DiskId>,
+    size: Length,
 ) -> Result<Outline> {
     let damaged = |error: afterimage_changelog::Error| Error::damaged(path, error);
     let length = object.length.get();
@@ -59,7 +63,8 @@ async fn outline_once(
     let footer = objects.range(&opened, trailer.footer_at, trailer.footer_length.get());
     let footer = footer.await?;
     let (index, summary) = Index::parse(&footer, &trailer, header.disk_size).map_err(damaged)?;
-    let ours = Some(header.disk) == disk && header.disk_size == objects.size;
+    let leaves = summary.resized.unwrap_or(header.disk_size);
+    let ours = header.disk == objects.id && header.disk_size <= size && leaves == size;
     if !ours || summary.content != object.content {
         let reason = "it is not the log that the manifest names";
         return Err(Error::damaged(path, reason));
@@ -68,6 +73,7 @@ async fn outline_once(
         object: opened,
         index,
         salt,
+        disk_size: header.disk_size,
         body_end: trailer.footer_at,
     })
 }
@@ -147,7 +153,7 @@ impl OpenLog {
             |reason: &str| Error::damaged(&self.object.path, format!("record at {at}: {reason}"));
         let frame = bytes.first_chunk();
         let frame = frame.ok_or_else(|| damaged("it is cut short"))?;
-        let header = RecordHeader::parse(frame, at, objects.size)
+        let header = RecordHeader::parse(frame, at, self.disk_size)
             .map_err(|error| damaged(&error.to_string()))?;
         let known = bytes.slice(RecordHeader::LEN..);
         let length = header.payload.get();

@@ -41,7 +41,8 @@ pub struct Claim {
     pub machine: MachineId,
     /// This run of it.
     pub session: SessionId,
-    /// Its disks, in order.
+    /// Its disks, in order, as they are from now on where the replica has no base yet; where it has one,
+    /// none may be smaller than it is there, and larger ones are published with their first logs.
     pub disks: Vec<ReplicaDisk>,
 }
 
@@ -189,7 +190,7 @@ impl Replica {
     /// with a new one); what it returns is kept from the same moment on.
     ///
     /// # Errors
-    /// [`Error::NameTaken`], [`Error::OtherDisks`], what `admits` returns, and as
+    /// [`Error::NameTaken`], [`Error::OtherDisks`], [`Error::Shrunk`], what `admits` returns, and as
     /// [`manifest`](Self::manifest).
     pub async fn claim(
         &self,
@@ -204,6 +205,9 @@ impl Replica {
                     Some(manifest) => manifest,
                 };
                 self.check_owner(&manifest, &claim)?;
+                if manifest.checkpoint.is_none() {
+                    manifest.disks.clone_from(&claim.disks);
+                }
                 manifest.state = admits(&manifest.state)?;
                 manifest.fence = Fence {
                     epoch: self.next_epoch(&manifest)?,
@@ -235,27 +239,28 @@ impl Replica {
             let pairs = manifest.disks.iter().zip(&claim.disks);
             pairs
                 .into_iter()
-                .find(|(theirs, ours)| theirs != ours)
+                .find(|(theirs, ours)| (theirs.id, &theirs.name) != (ours.id, &ours.name))
                 .map(|(theirs, ours)| {
                     format!(
-                        "it has `{}` of {} bytes where the machine has `{}` of {} bytes",
-                        theirs.name,
-                        theirs.size.get(),
-                        ours.name,
-                        ours.size.get()
+                        "it has `{}` ({}) where the machine has `{}` ({})",
+                        theirs.name, theirs.id, ours.name, ours.id
                     )
                 })
         } else {
             let (theirs, ours) = (manifest.disks.len(), claim.disks.len());
             Some(format!("it has {theirs} disks and the machine {ours}"))
         };
-        match difference {
-            None => Ok(()),
-            Some(difference) => Err(Error::OtherDisks {
+        if let Some(difference) = difference {
+            return Err(Error::OtherDisks {
                 name: self.name.to_string(),
                 difference,
-            }),
+            });
         }
+        if manifest.checkpoint.is_none() {
+            return Ok(());
+        }
+        let sizes: Vec<_> = claim.disks.iter().map(|disk| disk.size).collect();
+        manifest.check_sizes(&sizes)
     }
 
     /// Changes the state kept with the replica from the replica's side, as a failover does. Where
@@ -339,6 +344,7 @@ fn new_manifest(name: &MachineName, claim: &Claim) -> Manifest {
         logs: Vec::new(),
         retired: None,
         points: Vec::new(),
+        growths: Vec::new(),
         losses: Vec::new(),
         state: serde_json::Value::Null,
         key: None,

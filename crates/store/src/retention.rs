@@ -66,6 +66,7 @@ impl Writer {
         };
         let replace = |manifest: &mut Manifest| {
             if let Some(old) = manifest.checkpoint.take_if(|old| old.sequence < at) {
+                let before = old.sequence;
                 let after = manifest.logs.partition_point(|entry| entry.sequence <= at);
                 let newer = manifest.logs.split_off(after);
                 manifest.retired = Some(Retired {
@@ -75,6 +76,7 @@ impl Writer {
                 manifest.checkpoint = Some(checkpoint.clone());
                 manifest.points.retain(|point| point.sequence >= at);
                 manifest.forget_losses();
+                manifest.forget_growths(before);
             }
             Ok(())
         };
@@ -82,18 +84,24 @@ impl Writer {
     }
 }
 
+/// Whether the base has other content in `extent`, or objects of another length.
+fn differs_in_base(disk: &PointDisk, extent: Extent) -> bool {
+    disk.is_patched(extent) || disk.outgrew(extent)
+}
+
 /// Stores what differs of the disk; its new root.
 async fn fold_disk(disk: &PointDisk, birth: Birth) -> Result<ContentDigest> {
     let objects = disk.objects();
-    let mut root = disk.root().clone();
+    let mut root = disk.root().clone().extended_to(disk.size());
     for (extent, node) in pages(disk.size()).zip(&mut root.pages) {
-        if !disk.is_patched(extent) {
+        if !differs_in_base(disk, extent) {
             continue;
         }
         let known = disk.page_at(extent).await?;
-        let is_lost = known.is_none();
+        let is_other = known.is_none() || disk.outgrew(extent);
+        let known = known.map(|page| page.extended_to(extent));
         let mut page = known.unwrap_or_else(|| Page::zero(extent));
-        if fold_page(disk, extent, birth, &mut page).await? || is_lost {
+        if fold_page(disk, extent, birth, &mut page).await? || is_other {
             *node = objects.write_page(extent, birth, &page).await?;
         }
     }
@@ -108,12 +116,13 @@ async fn fold_page(
     page: &mut Page,
 ) -> Result<bool> {
     let mut differs = false;
-    for chunk in extent.pieces(CHUNK).filter(|chunk| disk.is_patched(*chunk)) {
+    let touched = |chunk: &Extent| differs_in_base(disk, *chunk);
+    for chunk in extent.pieces(CHUNK).filter(touched) {
         let in_page = chunk_in_page(chunk);
         let content = disk.read(chunk).await?;
         let digests = block_digests(&content);
         let node = Node::new(birth, chunk_digest(&digests));
-        if node.digest != page.chunk(in_page).digest {
+        if node.digest != page.chunk(in_page).digest || disk.outgrew(chunk) {
             differs = true;
             disk.objects()
                 .write_chunk(chunk, node, content.into())

@@ -12,10 +12,7 @@ use crate::index::{Page, Root, chunk_in_page, number, pages};
 use crate::layout::{CHUNK, Node, PAGE};
 use crate::objects::DiskObjects;
 use crate::records::{Outline, outline};
-use crate::{
-    Checkpoint, Error, LogEntry, LogObject, MachineName, Manifest, Part, Replica, ReplicaDisk,
-    Result,
-};
+use crate::{Checkpoint, Error, LogEntry, LogObject, MachineName, Manifest, Part, Replica, Result};
 
 /// Chunks of one page that are read at the same time.
 const PARALLEL: usize = 4;
@@ -137,7 +134,7 @@ impl Scrub {
     ) -> Result<Place> {
         let root = manifest.checkpoint.as_ref();
         let root = root.and_then(|checkpoint| checkpoint.root(disk));
-        let (Some(told), Some(root)) = (manifest.disks.get(disk), root) else {
+        let Some(root) = root else {
             return Ok(Place::LogsAfter(Sequence::ZERO));
         };
         let objects = self.replica.disk_objects(manifest, disk)?;
@@ -149,7 +146,7 @@ impl Scrub {
         let Some(root) = self.root(&objects, root, subject, found).await? else {
             return Ok(next_disk);
         };
-        let nodes = pages(told.size).zip(&root.pages).enumerate().skip(page);
+        let nodes = pages(objects.size).zip(&root.pages).enumerate().skip(page);
         let mut nodes = nodes.filter(|(_, (_, node))| **node != Node::ZERO);
         let Some((page, (extent, node))) = nodes.next() else {
             return Ok(next_disk);
@@ -190,13 +187,14 @@ impl Scrub {
         entry: &LogEntry,
         found: &mut Scrubbed,
     ) -> Result<()> {
-        for (number, (disk, log)) in manifest.disks.iter().zip(&entry.disks).enumerate() {
+        for (number, log) in entry.disks.iter().enumerate() {
             let Some(log) = log else {
                 continue;
             };
             let objects = self.replica.disk_objects(manifest, number)?;
             let path = objects.layout.log(entry.sequence, log);
-            let read = prove_log(&objects, &path, log, disk).await;
+            let size = manifest.size_at(number, entry.sequence);
+            let read = prove_log(&objects, &path, log, size).await;
             let subject = Subject {
                 manifest,
                 disk: number,
@@ -232,7 +230,7 @@ impl Scrubbed {
             Err(Error::Damaged { object, reason }) => {
                 let Subject { manifest, disk } = subject;
                 let told = manifest.disks.get(disk);
-                let extent = told.and_then(|told| part.extent(told.size));
+                let extent = part.extent(manifest.size_of(disk, part));
                 let told = told.zip(extent);
                 self.damage.extend(told.map(|(told, extent)| Damage {
                     object,
@@ -271,15 +269,15 @@ async fn chunks(
     Ok(())
 }
 
-/// Every byte of a log: header and records by the content's digest, the footer by its own.
+/// Every byte of a log that leaves the disk with `size`: header and records by the content's digest, the footer by its own.
 pub(crate) async fn prove_log(
     objects: &DiskObjects,
     path: &Path,
     log: &LogObject,
-    disk: &ReplicaDisk,
+    size: Length,
 ) -> Result<()> {
     objects.check_length(path, log.length).await?;
-    let outline = outline(objects, path, log, Some(disk.id)).await?;
+    let outline = outline(objects, path, log, size).await?;
     proved(|| prove_body(objects, &outline, log)).await
 }
 

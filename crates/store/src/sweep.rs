@@ -7,7 +7,7 @@ use crate::index::{Root, number, pages};
 use crate::layout::{CHUNK, Node, PAGE};
 use crate::objects::DiskObjects;
 use crate::writer::Writer;
-use crate::{Error, LogEntry, Manifest, Result};
+use crate::{Checkpoint, Error, LogEntry, Manifest, Result};
 
 impl Writer {
     /// Deletes what the manifest says is retired. What is gone already is passed over, so that a sweep
@@ -17,10 +17,14 @@ impl Writer {
             return Ok(());
         };
         for disk in 0..manifest.disks.len() {
-            let objects = self.objects(manifest, disk)?;
+            let of = |checkpoint: &Checkpoint| {
+                let at = checkpoint.sequence;
+                self.replica().disk_objects_at(manifest, disk, at)
+            };
+            let (objects, newer) = (of(&retired.checkpoint)?, of(kept)?);
             objects.delete(logs(&objects, &retired.logs, disk)).await;
             if let (Some(old), Some(new)) = (retired.checkpoint.root(disk), kept.root(disk)) {
-                objects.sweep_root(old, new).await?;
+                objects.sweep_root(old, &newer, new).await?;
             }
         }
         Ok(())
@@ -46,18 +50,20 @@ fn present<T>(read: Result<T>) -> Result<Option<T>> {
 }
 
 impl DiskObjects {
-    /// Deletes of the `old` tree what is not in the `new` one: first what a node names, then the node.
-    async fn sweep_root(&self, old: Node, new: Node) -> Result<()> {
+    /// Deletes of the `old` tree what is not in the `new` one, which is of the `newer` disk: first what a
+    /// node names, then the node.
+    async fn sweep_root(&self, old: Node, newer: &Self, new: Node) -> Result<()> {
         let Some(old_root) = present(self.read_root(old).await)? else {
             return Ok(());
         };
-        let Some(Root { pages: new_pages }) = present(self.read_root(new).await)? else {
+        let Some(Root { pages: new_pages }) = present(newer.read_root(new).await)? else {
             return Ok(());
         };
         let pairs = old_root.pages.iter().zip(&new_pages);
-        for (extent, (old, new)) in pages(self.size).zip(pairs) {
+        let extents = pages(self.size).zip(pages(newer.size));
+        for (extents, (old, new)) in extents.zip(pairs) {
             if old != new {
-                self.sweep_page(extent, *old, *new).await?;
+                self.sweep_page(extents, *old, *new).await?;
             }
         }
         if old != new {
@@ -66,11 +72,16 @@ impl DiskObjects {
         Ok(())
     }
 
-    async fn sweep_page(&self, extent: Extent, old: Node, new: Node) -> Result<()> {
+    async fn sweep_page(
+        &self,
+        (extent, newer): (Extent, Extent),
+        old: Node,
+        new: Node,
+    ) -> Result<()> {
         let Some(old_page) = present(self.read_page(extent, old).await)? else {
             return Ok(());
         };
-        let Some(new_page) = present(self.read_page(extent, new).await)? else {
+        let Some(new_page) = present(self.read_page(newer, new).await)? else {
             return Ok(());
         };
         let pairs = old_page.chunks().zip(new_page.chunks());

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use afterimage_block::{ContentDigest, Epoch, Sequence};
+use afterimage_block::{ContentDigest, Epoch, Length, Sequence};
 use afterimage_changelog::SealedLog;
 use object_store::path::Path;
 use serde_json::Value;
@@ -45,6 +45,8 @@ pub struct Publication {
     pub first: Sequence,
     /// The logs, all durable.
     pub logs: LogEntry,
+    /// The size of each disk at their barrier.
+    pub sizes: Vec<Length>,
     /// The digest that each log gives for the one before it; [`ContentDigest::NONE`] where it gives
     /// none.
     pub predecessors: Vec<ContentDigest>,
@@ -163,14 +165,14 @@ impl Writer {
     /// is published. What is sent is proved on its way, whatever became of the file since it was.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the log is of another disk or size, compressed or encrypted;
+    /// [`Error::Refused`] if the log is of another disk or of when it was smaller, compressed or encrypted;
     /// [`Error::LogChanged`], [`Error::Folder`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
         self.replica.store.check_reachable().await?;
         let manifest = self.replica.existing().await?;
         let header = log.header();
         let ours = manifest.disks.get(disk);
-        if ours.is_none_or(|ours| ours.id != header.disk || ours.size != header.disk_size) {
+        if ours.is_none_or(|ours| ours.id != header.disk || header.disk_size < ours.size) {
             let (disk, size) = (header.disk, header.disk_size.get());
             let reason =
                 format!("the log is of disk {disk} with {size} bytes, not of this replica");
@@ -203,13 +205,15 @@ impl Writer {
     /// what is published already changes nothing but the state.
     ///
     /// # Errors
-    /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Store`].
+    /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Shrunk`],
+    /// [`Error::Store`].
     pub async fn publish(&self, publication: &Publication, state: &Value) -> Result<Manifest> {
         let publish = |manifest: &mut Manifest| {
             manifest.state = published(&manifest.state, state);
             if !follows(manifest, publication)? {
                 return Ok(());
             }
+            manifest.grow(&publication.sizes, publication.logs.sequence)?;
             manifest.logs.push(publication.logs.clone());
             manifest.points.extend(publication.point);
             manifest.amend(&publication.amends, publication.logs.sequence);
@@ -293,14 +297,27 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
 }
 
 impl Replica {
+    /// The objects of disk number `disk`, as large as it is at the checkpoint, or now where there is none.
     pub(crate) fn disk_objects(&self, manifest: &Manifest, disk: usize) -> Result<DiskObjects> {
+        let oldest = manifest.checkpoint.as_ref().map(|kept| kept.sequence);
+        let oldest = oldest.or(manifest.last()).unwrap_or_default();
+        self.disk_objects_at(manifest, disk, oldest)
+    }
+
+    /// The objects of disk number `disk`, as large as it is at barrier `sequence`.
+    pub(crate) fn disk_objects_at(
+        &self,
+        manifest: &Manifest,
+        disk: usize,
+        sequence: Sequence,
+    ) -> Result<DiskObjects> {
         let found = manifest.disks.get(disk);
         let found = found.ok_or_else(|| Error::Refused(format!("there is no disk {disk}")))?;
         Ok(DiskObjects {
             store: self.store.clone(),
             layout: DiskLayout::new(&self.name, found.id, manifest.cipher()),
             id: found.id,
-            size: found.size,
+            size: manifest.size_at(disk, sequence),
         })
     }
 }

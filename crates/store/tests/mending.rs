@@ -74,7 +74,11 @@ impl Life {
 
     /// Does what a resynchronization does: sends what the replica lacks as it is now.
     async fn resynchronize(&mut self, writer: &Writer, manifest: &Manifest, lacks: &ExtentSet) {
-        let compared = writer.replica().open_to_compare(manifest).await.unwrap();
+        let compared = writer
+            .replica()
+            .open_to_compare(manifest, &manifest.sizes_at(manifest.last().unwrap()))
+            .await
+            .unwrap();
         assert_eq!(Some(compared.sequence), manifest.last());
         let log = self.primary.copied(self.next, lacks);
         let publication = Publication {
@@ -83,6 +87,7 @@ impl Life {
                 sequence: Sequence::new(self.next),
                 disks: vec![Some(writer.put_log(0, &log).await.unwrap())],
             },
+            sizes: manifest.sizes_at(Sequence::new(self.next)),
             predecessors: vec![ContentDigest::NONE],
             after_loss: true,
             point: None,

@@ -143,6 +143,7 @@ impl Primary {
                 sequence: Sequence::new(sequence),
                 disks: vec![Some(writer.put_log(0, log).await.unwrap())],
             },
+            sizes: vec![log.header().disk_size],
             predecessors: vec![log.summary().predecessor],
             after_loss: false,
             point: Some(point(sequence)),
@@ -388,14 +389,14 @@ async fn other_machines_and_other_disks_are_refused() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::NameTaken { .. }), "{error}");
-    let mut grown = claim();
-    grown.disks[0].size = Length::gib(1);
+    let mut renamed = claim();
+    renamed.disks[0].id = DiskId::from_bytes([3; 16]);
     let error = replica
-        .claim(grown, |kept| Ok(kept.clone()))
+        .claim(renamed, |kept| Ok(kept.clone()))
         .await
         .unwrap_err();
     assert!(matches!(error, Error::OtherDisks { .. }), "{error}");
-    assert!(error.to_string().contains("1073741824 bytes"), "{error}");
+    assert!(error.to_string().contains("it has `root`"), "{error}");
 }
 
 #[tokio::test]
@@ -450,6 +451,7 @@ async fn a_log_goes_on_where_the_one_before_it_was_lost() {
             sequence: Sequence::new(3),
             disks: vec![None],
         },
+        sizes: vec![SIZE],
         predecessors: vec![ContentDigest::NONE],
         after_loss: false,
         point: None,

@@ -218,6 +218,7 @@ async fn publish(
             sequence,
             disks: vec![Some(object)],
         },
+        sizes: vec![log.header().disk_size],
         predecessors: vec![predecessor],
         after_loss: false,
         // Not every barrier is a recovery point.

@@ -62,6 +62,7 @@ impl Host {
                 tracking: Tracking::Logging,
                 snapshot: false,
                 may_be_quiet: false,
+                changes_disks: false,
                 application_consistent: false,
                 dropped: Vec::new(),
             };

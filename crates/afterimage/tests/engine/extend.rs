@@ -27,7 +27,7 @@ impl Fixture {
     }
 
     /// Extends until nothing is new.
-    async fn extend(&self) -> Vec<Advanced> {
+    pub(crate) async fn extend(&self) -> Vec<Advanced> {
         let mut extension = self.extension(Policy::default()).await.unwrap();
         let mut all = Vec::new();
         while let Some(advanced) = extension.round(|_, _| ()).await.unwrap() {
@@ -36,7 +36,7 @@ impl Fixture {
         all
     }
 
-    async fn assert_extended(&self, disks: &[PathBuf]) {
+    pub(crate) async fn assert_extended(&self, disks: &[PathBuf]) {
         let out = self.path(&format!(
             "far-out-{}",
             fs::read_dir(self.0.path()).unwrap().count()

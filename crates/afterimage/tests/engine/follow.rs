@@ -18,7 +18,7 @@ const SIZE: usize = 4 << 20;
 
 impl Fixture {
     /// The first primary's disk, as one that follows.
-    fn follow(&self) -> Follow {
+    pub(crate) fn follow(&self) -> Follow {
         self.follow_with("disk.raw", "vm.state")
     }
 
@@ -29,7 +29,7 @@ impl Fixture {
     }
 
     /// Protects the machine, fails it over to `out`, and lets that side write.
-    async fn over_there(&self) {
+    pub(crate) async fn over_there(&self) {
         self.protect_once().await;
         self.fail_over_to("out").await.unwrap();
         commit(&self.replica().await, None).await.unwrap();
@@ -44,20 +44,20 @@ impl Fixture {
         assert!(machine.stop().await.unwrap());
     }
 
-    fn assert_same(&self, one: &str, other: &str) {
+    pub(crate) fn assert_same(&self, one: &str, other: &str) {
         let (one, other) = (fs::read(self.path(one)), fs::read(self.path(other)));
         assert!(one.unwrap() == other.unwrap(), "the disks differ");
     }
 
     /// Fails back to the follower, commits, and has it write in the first direction again.
-    async fn fail_back_to(&self, follower: &mut Follower) -> PathBuf {
+    pub(crate) async fn fail_back_to(&self, follower: &mut Follower) -> PathBuf {
         let done = follower.fail_back().await.unwrap();
         commit(&self.replica().await, None).await.unwrap();
         done.images[0].clone()
     }
 }
 
-async fn pull(follower: &mut Follower) -> Pulled {
+pub(crate) async fn pull(follower: &mut Follower) -> Pulled {
     follower.pull(|_, _| ()).await.unwrap()
 }
 

@@ -8,6 +8,7 @@
 mod extend;
 mod fixture;
 mod follow;
+mod growing;
 mod mending;
 mod refusals;
 mod requests;

@@ -60,16 +60,20 @@ async fn a_url_that_no_store_has_is_refused() {
 }
 
 #[tokio::test]
-async fn a_disk_of_another_size_than_before_is_refused() {
+async fn a_disk_that_shrank_is_refused() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     let disk = fs::File::options()
         .write(true)
         .open(fixture.path("disk.raw"))
         .unwrap();
-    disk.set_len(8 << 20).unwrap();
+    disk.set_len(2 << 20).unwrap();
     let error = refused(fixture.vm()).await;
-    assert!(matches!(error, Error::SizeChanged { .. }), "{error}");
+    assert!(matches!(error, Error::Shrunk { .. }), "{error}");
+    assert_says(
+        &error,
+        "disk.raw` is protected with 4194304 bytes and cannot shrink to 2097152",
+    );
     disk.set_len(4 << 20).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;

@@ -71,7 +71,7 @@ pub(crate) fn refusal<T>(result: Result<T, Error>) -> String {
 }
 
 /// Starts it once the run before, which was dropped, has let go of folder and disk.
-async fn start(protection: Protection) -> (ProtectedMachine, Receiver<Notice>) {
+pub(crate) async fn start(protection: Protection) -> (ProtectedMachine, Receiver<Notice>) {
     loop {
         match protection.clone().start().await {
             Err(Error::StateInUse(_) | Error::Disk(_)) => tokio::task::yield_now().await,

@@ -7,7 +7,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags};
 
@@ -33,13 +33,14 @@ pub enum Access {
 
 /// A raw image file or a block device.
 ///
-/// Never grows or shrinks it. Once a flush has failed every later one fails too: the kernel may have
+/// Never shrinks it, and makes it larger only where it is asked to. Once a flush has failed every later one fails too: the kernel may have
 /// dropped what it could not write, and a later success would not bring it back.
 #[derive(Debug)]
 pub struct RawDisk {
     file: File,
     path: PathBuf,
-    size: Length,
+    /// In bytes.
+    size: AtomicU64,
     access: Access,
     /// The file once more, where the page cache is left alone.
     direct: Option<Direct>,
@@ -109,7 +110,7 @@ impl RawDisk {
         Ok(Self {
             file,
             path,
-            size,
+            size: AtomicU64::new(size.get()),
             access,
             direct: None,
             poisoned: AtomicBool::new(false),
@@ -148,6 +149,34 @@ impl RawDisk {
         Ok(())
     }
 
+    /// Makes the file at least `size` long, durably, where it is shorter: what there is more reads as
+    /// zeros. The disk keeps its size until it [grows](Self::grow_to). A block device is made larger by
+    /// whoever manages it.
+    ///
+    /// # Errors
+    /// [`Error::NotWholeSectors`]; [`Error::File`] if the file cannot be so long, or it is a block device
+    /// that is smaller.
+    pub fn lengthen(&self, size: Length) -> Result<()> {
+        if !size.get().is_multiple_of(SECTOR.get()) {
+            let path = self.path.clone();
+            return Err(Error::NotWholeSectors { path, size });
+        }
+        let lengthened = (&self.file).seek(SeekFrom::End(0)).and_then(|end| {
+            if end >= size.get() {
+                return Ok(());
+            }
+            self.file.set_len(size.get())?;
+            self.file.sync_all()
+        });
+        lengthened.map_err(|source| failed("lengthen", &self.path, source))
+    }
+
+    /// The disk has `size` from now on, which its file was made [long enough](Self::lengthen) for; nothing
+    /// if it is no smaller.
+    pub fn grow_to(&self, size: Length) {
+        self.size.fetch_max(size.get(), Ordering::AcqRel);
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -160,7 +189,7 @@ impl RawDisk {
                 device: self.path.display().to_string(),
             });
         }
-        check_range(offset, length, self.size)
+        check_range(offset, length, self.size())
     }
 
     fn io_error(&self, operation: &'static str, extent: Extent, source: io::Error) -> Error {
@@ -220,11 +249,11 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 
 impl BlockRead for RawDisk {
     fn size(&self) -> Length {
-        self.size
+        Length::new(self.size.load(Ordering::Acquire))
     }
 
     fn read_at(&self, offset: Offset, buf: &mut [u8]) -> Result<()> {
-        let Some(extent) = check_range(offset, Length::of(buf), self.size)? else {
+        let Some(extent) = check_range(offset, Length::of(buf), self.size())? else {
             return Ok(());
         };
         let read = match &self.direct {
@@ -238,7 +267,7 @@ impl BlockRead for RawDisk {
 
     /// By SEEK_DATA and SEEK_HOLE; a filesystem or device without them has data only.
     fn next_run(&self, from: Offset) -> Result<Option<Run>> {
-        let Some(rest) = Extent::between(from, Offset::new(self.size.get())) else {
+        let Some(rest) = Extent::between(from, Offset::new(self.size().get())) else {
             return Ok(None);
         };
         let io = |source| self.io_error("map", rest, source);
@@ -289,7 +318,7 @@ impl BlockWrite for RawDisk {
     }
 
     fn flush(&self) -> Result<()> {
-        let whole = Extent::whole(self.size);
+        let whole = Extent::whole(self.size());
         let error = |source| match whole {
             Some(whole) => self.io_error("flush", whole, source),
             None => failed("flush", &self.path, source),
@@ -398,6 +427,28 @@ mod tests {
         let (_folder, path) = image(4096);
         assert!(RawDisk::create(&path, Length::kib(4)).is_err());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 4096);
+    }
+
+    #[test]
+    fn a_disk_grows_when_it_is_told_to() {
+        let (_folder, path) = image(1 << 20);
+        let disk = RawDisk::open(&path, Access::ReadWrite).unwrap();
+        let larger = Length::mib(3);
+        assert!(disk.lengthen(Length::new(100)).is_err());
+        disk.lengthen(larger).unwrap();
+        assert_eq!(disk.size(), Length::mib(1));
+        assert!(disk.write_at(Offset::new(1 << 20), &[1]).is_err());
+        disk.grow_to(larger);
+        disk.write_at(Offset::new((3 << 20) - 1), &[1]).unwrap();
+        // Neither makes it smaller.
+        disk.lengthen(Length::mib(2)).unwrap();
+        disk.grow_to(Length::mib(2));
+        assert_eq!(disk.size(), larger);
+        drop(disk);
+        assert_eq!(
+            RawDisk::open(&path, Access::ReadOnly).unwrap().size(),
+            larger
+        );
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Machine {
         if self.lanes.claimed {
             actions.push(Action::Release);
         }
-        self.lanes.claimed = false;
+        (self.lanes.claimed, self.lanes.changes_disks) = (false, false);
+        self.growths.clear();
         self.doubt.fill(Scope::NOTHING);
         self.phase = Phase::Disabled;
         (self.hold, self.retry, self.durable, self.recoverable) = (None, None, None, None);

@@ -52,6 +52,7 @@ impl Machine {
         self.lanes.give_up_closing();
         self.next_barrier = now + self.policy.interval;
         self.lanes.no_barrier_before = Some(self.next_barrier);
+        self.lanes.changes_disks |= ordered.barrier.changes_disks;
         let mut actions = self.thaw_after(&ordered.barrier);
         actions.push(Action::Report(Report::RetryAt {
             task: Task::Barrier,

@@ -3,6 +3,7 @@
 mod barrier;
 mod base;
 mod delta;
+mod disks;
 mod failure;
 mod quiesce;
 mod resync;
@@ -12,7 +13,7 @@ mod table;
 
 use std::collections::VecDeque;
 
-use afterimage_block::{Epoch, Length, Sequence, Timestamp};
+use afterimage_block::{Epoch, Growth, Length, Sequence, Timestamp};
 use afterimage_retry::{Retry, Time};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ pub(crate) use quiesce::Quiesce;
 pub struct Machine {
     pub(crate) policy: Policy,
     pub(crate) sizes: Vec<Length>,
+    /// Where they grew, oldest first, as far back as anything waits to be shipped.
+    #[serde(default)]
+    pub(crate) growths: Vec<Growth>,
     pub(crate) epoch: Epoch,
     pub(crate) phase: Phase,
     pub(crate) hold: Option<Hold>,
@@ -186,6 +190,7 @@ impl Machine {
             doubt: vec![Scope::NOTHING; sizes.len()],
             policy,
             sizes,
+            growths: Vec::new(),
             epoch: Epoch::ZERO,
             phase: Phase::Disabled,
             hold: None,

@@ -28,6 +28,7 @@ impl Machine {
                 self.retry = None;
             }
             Request::Resync => self.resync_requested(),
+            Request::ChangeDisks => self.change_disks(),
             Request::CancelResync => return self.cancel_resync(),
             Request::Stop => {
                 self.lanes.close();
@@ -63,6 +64,7 @@ impl Machine {
             (_,                   E::Claimed { position: Position::Empty, .. })  => self.replica_gone(),
             (_,                   E::Claimed { position: Position::At(at), .. }) => self.reconcile(at, now),
 
+            (_,                   E::Enlarged { disk, size, unproven }) => self.enlarged(disk, size, &unproven),
             (_,                   E::BarrierReached(reached))     => self.barrier_reached(&reached, now),
             (_,                   E::Quiet)                       => self.quiet(now),
             (_,                   E::Quiesced)                    => self.quiesced(),

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod gaps;
+mod growing;
 mod hours;
 mod quiesce;
 mod rpo;

@@ -49,10 +49,11 @@ pub(crate) const EVENTS: [&str; 27] = [
 ];
 
 /// The actions that must be among those found.
-pub(crate) const ACTIONS: [&str; 22] = [
+pub(crate) const ACTIONS: [&str; 23] = [
     "Claim",
     "Barrier",
     "Barrier + snapshot",
+    "Barrier, disks change",
     "Barrier, logs dropped",
     "Barrier, resynchronization",
     "Quiesce",
@@ -348,6 +349,7 @@ impl Node {
             sequence: Sequence::ZERO,
             scopes: Vec::new(),
             reason: afterimage_replication::ResyncReason::Requested,
+            sizes: Vec::new(),
         };
         let stored =
             |machine: &Machine| serde_json::to_string(machine).expect("machines serialize");
@@ -448,6 +450,7 @@ fn task_of(action: &Action) -> Option<Task> {
 /// An action as the table shows it.
 fn name(action: &Action) -> String {
     match action {
+        Action::Barrier(barrier) if barrier.changes_disks => "Barrier, disks change".into(),
         Action::Barrier(barrier) if barrier.snapshot => "Barrier + snapshot".into(),
         Action::Barrier(barrier) if barrier.next != barrier.ends.next() => {
             "Barrier, resynchronization".into()

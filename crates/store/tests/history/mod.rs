@@ -203,6 +203,7 @@ impl Primary {
                 sequence,
                 disks: vec![Some(object)],
             },
+            sizes: vec![log.header().disk_size],
             predecessors: vec![log.summary().predecessor],
             after_loss: false,
             point: Some(point(sequence.get())),
