@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use afterimage::block::{Epoch, Length, Sequence, Timestamp};
 use afterimage::{
-    Failover, ListenAddress, PointSelector, Replica, TestResult, cancel, clean_up, commit,
-    fail_over, open_point, serve_failover,
+    ExcludedDisk, Failover, ListenAddress, PointSelector, Replica, TestResult, cancel, clean_up,
+    commit, fail_over, open_point, serve_failover,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -157,6 +157,7 @@ async fn copy(replica: &Replica, how: Failover, point: PointSelector, out: &Path
         show_epoch(epoch);
     }
     show_images(&done.images);
+    show_missing(&done.missing);
     Ok(())
 }
 
@@ -175,6 +176,7 @@ async fn serve(
     for export in served.exports() {
         println!("{export}");
     }
+    show_missing(served.missing());
     let stopped = tokio::signal::ctrl_c();
     tokio::pin!(stopped);
     tokio::select! {
@@ -201,6 +203,7 @@ async fn test(replica: &Replica, point: PointSelector, address: &ListenAddress) 
     for export in opened.exports() {
         println!("{export}");
     }
+    show_missing(opened.missing());
     tokio::signal::ctrl_c().await?;
     opened.close().await?;
     println!("nothing of it is left; --clean-up records what came of it");
@@ -213,6 +216,15 @@ fn show_point(sequence: Sequence, time: Timestamp) {
 
 fn show_epoch(epoch: Epoch) {
     println!("to be committed or cancelled as the failover of epoch {epoch}");
+}
+
+fn show_missing(missing: &[ExcludedDisk]) {
+    for disk in missing {
+        println!(
+            "MISSING: disk {} of {}, which is not replicated",
+            disk.name, disk.size
+        );
+    }
 }
 
 fn show_images(images: &[PathBuf]) {

@@ -21,6 +21,9 @@ struct Arguments {
     /// The disks: raw image files or block devices.
     #[arg(long, required = true, num_args = 1..)]
     disk: Vec<PathBuf>,
+    /// Disks of the machine that are not replicated, such as one for swap: who fails over is told.
+    #[arg(long, num_args = 1..)]
+    exclude: Vec<PathBuf>,
     /// Where the replica is: a path, or a URL as file://, afterimage:// or a cloud's.
     #[arg(long)]
     replica: String,
@@ -74,6 +77,7 @@ async fn main() -> Result<()> {
     let paths = arguments.disk.clone();
     let mut protection = Protection::new(arguments.name, arguments.disk, arguments.replica)
         .key(arguments.key.read()?)
+        .exclude(arguments.exclude)
         .policy(policy);
     if let Some(address) = arguments.listen {
         protection = protection.listen(address);

@@ -91,6 +91,9 @@ fn print(status: &Status) {
     for disk in &status.disks {
         println!("  disk {} of {}", disk.name, disk.size);
     }
+    for disk in &status.excluded {
+        println!("  disk {} of {}: NOT REPLICATED", disk.name, disk.size);
+    }
     for point in &status.recovery_points {
         println!(
             "  recovery point {} of {}",

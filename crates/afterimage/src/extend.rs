@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::driver::sum;
 use crate::error::blocking;
+use crate::excluded::ExcludedDisk;
 use crate::generations::log_extent;
 use crate::shared::Kept;
 use crate::transfer::retain;
@@ -61,6 +62,8 @@ pub struct Extension {
     writer: Writer,
     policy: Policy,
     scratch: PathBuf,
+    /// The machine's disks that are not replicated, as the nearer replica last told.
+    excluded: Vec<ExcludedDisk>,
 }
 
 /// What a round brought to the further replica.
@@ -107,6 +110,7 @@ impl Extension {
             near,
             policy,
             scratch: scratch.into(),
+            excluded: Vec::new(),
         })
     }
 
@@ -122,6 +126,7 @@ impl Extension {
         mut progress: impl FnMut(Length, Length) + Send,
     ) -> Result<Option<Advanced>> {
         let near = self.near.existing().await?;
+        self.excluded = Kept::parse(&near.state)?.excluded;
         let Some(point) = near.latest_point().copied() else {
             return Ok(None);
         };
@@ -215,6 +220,7 @@ impl Extension {
                 lineage: self.writer.epoch(),
             },
             extended: Some(extended),
+            excluded: self.excluded.clone(),
             ..Kept::default()
         };
         kept.encode()

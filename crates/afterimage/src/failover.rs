@@ -9,6 +9,7 @@ use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replic
 
 use crate::driver::sum;
 use crate::error::blocking;
+use crate::excluded::ExcludedDisk;
 use crate::notes::{self, Notes};
 use crate::operations;
 use crate::shared::{Kept, change_kept};
@@ -61,6 +62,8 @@ pub struct FailedOver {
     pub time: Timestamp,
     /// The images, in the order of the machine's disks.
     pub images: Vec<PathBuf>,
+    /// The machine's disks that were not replicated, and are missing.
+    pub missing: Vec<ExcludedDisk>,
 }
 
 /// Fails the machine of `replica` over to a recovery point and writes each of its disks to
@@ -94,7 +97,7 @@ pub async fn fail_over(
         let job = begin_test(replica, point, &place).await?;
         let restored = restore(replica, point, &images, progress).await;
         operations::end(replica, job, restored).await?;
-        return Ok(failed_over(None, point, images));
+        return failed_over(&manifest, None, point, images);
     }
     let begun = begin(replica, &manifest, how, point, out).await?;
     let make = async {
@@ -106,20 +109,22 @@ pub async fn fail_over(
         complete(&begun.folder, Some(point.time))
     };
     operations::end(replica, begun.job, make.await).await?;
-    Ok(failed_over(Some(begun.epoch), point, images))
+    failed_over(&manifest, Some(begun.epoch), point, images)
 }
 
 pub(crate) fn failed_over(
+    manifest: &Manifest,
     epoch: Option<Epoch>,
     point: RecoveryPoint,
     images: Vec<PathBuf>,
-) -> FailedOver {
-    FailedOver {
+) -> Result<FailedOver> {
+    Ok(FailedOver {
         epoch,
         sequence: point.sequence,
         time: point.time,
         images,
-    }
+        missing: Kept::parse(&manifest.state)?.excluded,
+    })
 }
 
 /// Records that the images are complete, and that they were left with the time `left`.

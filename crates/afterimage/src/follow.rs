@@ -402,7 +402,7 @@ impl Follower {
         let saved = self.folder.saved().ok_or(Error::NotRunning)?;
         let epoch = saved.own_epoch();
         let images = saved.disks.into_iter().map(|disk| disk.path).collect();
-        Ok(failed_over(Some(epoch), point, images))
+        failed_over(&manifest, Some(epoch), point, images)
     }
 
     /// The failover to these disks, durable before the replica knows of it.

@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::blocking;
+use crate::excluded::ExcludedDisk;
 use crate::failover::{Begun, begin, complete, images};
 use crate::operations;
+use crate::shared::Kept;
 use crate::state::StateFolder;
 use crate::{Clock, Error, Failover, Result};
 
@@ -38,6 +40,7 @@ pub struct ServedFailover {
     epoch: Epoch,
     images: Vec<PathBuf>,
     exports: Vec<String>,
+    missing: Vec<ExcludedDisk>,
     disks: Vec<Arc<HydratingDisk>>,
     server: Server,
     /// The one task that fills the images; none once its result was told.
@@ -108,6 +111,7 @@ pub async fn serve_failover(
         epoch,
         images,
         exports,
+        missing: Kept::parse(&manifest.state)?.excluded,
         hydration,
         stop,
         disks,
@@ -225,6 +229,11 @@ impl ServedFailover {
     /// The NBD URIs of the disks, in the machine's order.
     pub fn exports(&self) -> &[String] {
         &self.exports
+    }
+
+    /// The machine's disks that were not replicated, and are missing.
+    pub fn missing(&self) -> &[ExcludedDisk] {
+        &self.missing
     }
 
     /// The images, in the machine's order.

@@ -77,6 +77,7 @@ mod clock;
 mod divergence;
 mod driver;
 mod error;
+mod excluded;
 mod extend;
 mod failover;
 mod follow;
@@ -114,6 +115,7 @@ pub use afterimage_store::{
 pub use clock::Clock;
 pub use divergence::{Divergence, DivergentDisk};
 pub use error::{Error, Result};
+pub use excluded::ExcludedDisk;
 pub use extend::{Advanced, Extension};
 pub use failover::{FailedOver, Failover, cancel, commit, fail_over};
 pub use follow::{Follow, Follower, Pulled};

@@ -15,13 +15,14 @@ use tokio::task::JoinHandle;
 
 use crate::driver::{Command, Driver, sum};
 use crate::error::blocking;
+use crate::excluded::excluded;
 use crate::generations::{self, Generations, OpenDisk};
 use crate::growing::{Growing, lengthen};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
 use crate::reverse::{follows, reverse};
 use crate::shared::Shared;
-use crate::state::{Saved, SavedDisk, Side, StateFolder, canonical, default_folder};
+use crate::state::{Saved, SavedDisk, Side, StateFolder, canonical, default_folder, stem};
 use crate::{Clock, Error, Result};
 use afterimage_replication::Jobs;
 
@@ -57,6 +58,7 @@ pub struct Protection {
     clock: Clock,
     reverse: bool,
     only_enlarged: bool,
+    excluded: Vec<PathBuf>,
 }
 
 impl Protection {
@@ -75,6 +77,7 @@ impl Protection {
             clock: Clock::real(),
             reverse: false,
             only_enlarged: false,
+            excluded: Vec::new(),
         }
     }
 
@@ -116,6 +119,13 @@ impl Protection {
     /// already, nothing is done.
     pub fn reverse(mut self) -> Self {
         self.reverse = true;
+        self
+    }
+
+    /// Tells the replica that the machine has these disks as well, which are not replicated: who fails over
+    /// is told that they are missing.
+    pub fn exclude(mut self, disks: Vec<PathBuf>) -> Self {
+        self.excluded = disks;
         self
     }
 
@@ -196,6 +206,7 @@ impl Protection {
             Some(saved) => self.known(&folder, saved, &paths)?,
             None => self.unknown(&paths)?,
         };
+        let excluded = excluded(&self.excluded, &saved.disks)?;
         self.clock.not_before(saved.time);
         let open = |disk: &SavedDisk| OpenDisk::open(disk.clone(), &folder);
         let mut disks = saved.disks.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -256,6 +267,7 @@ impl Protection {
             replica_url: self.replica,
             key: self.key,
             disks: saved.disks.iter().map(replica_disk).collect(),
+            excluded,
             clock: self.clock,
             folder,
             generations,
@@ -332,12 +344,6 @@ fn replica_disk(disk: &SavedDisk) -> ReplicaDisk {
         name: disk.name.clone(),
         size: disk.size,
     }
-}
-
-/// The stem of a file's name: the name of a disk.
-fn stem(path: &Path) -> Result<MachineName> {
-    let stem = path.file_stem().unwrap_or_default();
-    Ok(stem.to_string_lossy().parse()?)
 }
 
 /// Waits until a machine that was stopped has its replica again; why it has not.

@@ -10,6 +10,7 @@ use afterimage_store::{BlockingDisk, PointSelector, RecoveryPoint, Replica};
 use tokio::runtime::Handle;
 
 use crate::error::blocking;
+use crate::excluded::ExcludedDisk;
 use crate::shared::Kept;
 use crate::test_failover::{TestPlace, begin_test};
 use crate::{Result, operations};
@@ -23,6 +24,7 @@ pub struct OpenedPoint {
     point: RecoveryPoint,
     server: Server,
     exports: Vec<String>,
+    missing: Vec<ExcludedDisk>,
 }
 
 /// Opens a recovery point of `replica` at `address`, as a test failover; files of its overlays are in
@@ -51,13 +53,15 @@ pub async fn open_point(
         });
     }
     let place = TestPlace::Served(address.to_string());
-    Kept::parse(&manifest.state)?.notes.admit_test()?;
+    let kept = Kept::parse(&manifest.state)?;
+    kept.notes.admit_test()?;
     let server = Server::bind(address, Exports::new(exports)?, ServerOptions::default())?;
     let job = begin_test(replica, point, &place).await?;
     operations::end(replica, job, Ok(())).await?;
     let names = manifest.disks.iter().map(|disk| disk.name.as_str());
     Ok(OpenedPoint {
         point,
+        missing: kept.excluded,
         exports: names.map(|name| server.uri(name)).collect(),
         server,
     })
@@ -72,6 +76,11 @@ impl OpenedPoint {
     /// The NBD URIs of the disks, in the machine's order.
     pub fn exports(&self) -> &[String] {
         &self.exports
+    }
+
+    /// The machine's disks that were not replicated, and are missing.
+    pub fn missing(&self) -> &[ExcludedDisk] {
+        &self.missing
     }
 
     /// Stops serving and throws the overlays away.

@@ -8,6 +8,7 @@ use afterimage_store::{Key, MachineName, Manifest, Replica, ReplicaDisk, Transit
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::excluded::ExcludedDisk;
 use crate::extend::Extended;
 use crate::generations::Generations;
 use crate::notes::Notes;
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) replica_url: String,
     pub(crate) key: Option<Key>,
     pub(crate) disks: Vec<ReplicaDisk>,
+    pub(crate) excluded: Vec<ExcludedDisk>,
     pub(crate) clock: Clock,
     pub(crate) folder: StateFolder,
     pub(crate) generations: Generations,
@@ -53,6 +55,9 @@ pub(crate) struct Kept {
     /// The name of the failover that the role is about.
     #[serde(default)]
     pub(crate) failover: Option<SessionId>,
+    /// The machine's disks that are not replicated, as its primary last told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) excluded: Vec<ExcludedDisk>,
     /// The replica that feeds it, where that is not a primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) extended: Option<Extended>,
@@ -172,6 +177,7 @@ impl Shared {
             },
             jobs: self.jobs().iter().filter(ended).cloned().collect(),
             failover: None,
+            excluded: self.excluded.clone(),
             extended: None,
             notes: Notes::default(),
         };

@@ -161,6 +161,12 @@ impl Fingerprint {
     }
 }
 
+/// The stem of a file's name: the name of a disk.
+pub(crate) fn stem(path: &Path) -> Result<MachineName> {
+    let stem = path.file_stem().unwrap_or_default();
+    Ok(stem.to_string_lossy().parse()?)
+}
+
 /// Where a machine's state is by default: beside its first disk, which is in `folder`.
 pub(crate) fn default_folder(folder: &Path, name: &MachineName) -> PathBuf {
     folder.join(format!(".afterimage-{name}"))

@@ -8,6 +8,7 @@ use afterimage_store::{Loss, MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
 use crate::Result;
+use crate::excluded::ExcludedDisk;
 use crate::notes::Diverged;
 use crate::shared::Kept;
 use crate::test_failover::{TestFailover, Tested};
@@ -44,6 +45,8 @@ pub struct Status {
     pub losses: Vec<Loss>,
     /// The disks.
     pub disks: Vec<ReplicaDisk>,
+    /// The machine's disks that are not replicated, and missing after a failover, as its primary last told.
+    pub excluded: Vec<ExcludedDisk>,
     /// The primary's newest jobs that had ended when it last reported.
     pub jobs: Vec<Job>,
     /// What had come of the primary's cycles when it last reported.
@@ -109,6 +112,7 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         damaged_points: manifest.damaged_points().copied().collect(),
         losses: manifest.losses,
         disks: manifest.disks,
+        excluded: kept.excluded,
         jobs: kept.jobs,
         statistics: primary.as_ref().and_then(|primary| primary.statistics),
         positions: primary.as_ref().and_then(|primary| primary.positions),

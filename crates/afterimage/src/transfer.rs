@@ -88,6 +88,7 @@ async fn try_claim(
         let mut kept = Kept::parse(state)?;
         let admitted = kept.claimed(epoch);
         admitted.map_err(|refusal| afterimage_store::Error::Refused(refusal.to_string()))?;
+        kept.excluded.clone_from(&shared.excluded);
         Ok(kept.encode())
     };
     let writer = store

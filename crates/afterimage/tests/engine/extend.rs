@@ -15,7 +15,7 @@ use crate::fixture::{Fixture, is_point, until, write};
 use crate::refusals;
 
 impl Fixture {
-    async fn far(&self) -> Replica {
+    pub(crate) async fn far(&self) -> Replica {
         let url = self.path("far").display().to_string();
         let store = Store::open(&url).await.unwrap();
         store.replica("vm".parse().unwrap())

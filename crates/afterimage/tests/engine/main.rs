@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod excluded;
 mod extend;
 mod fixture;
 mod follow;
