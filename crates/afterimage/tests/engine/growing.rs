@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use afterimage::block::{BlockRead, BlockWrite, Length, Offset, Sequence};
 use afterimage::{
-    Error, Failover, Notice, PointSelector, ProtectedMachine, Protection, Request, ResyncReason,
-    TestResult, clean_up, commit, fail_over, serve_failover,
+    Error, Failover, Notice, PointSelector, Policy, ProtectedMachine, Protection, Request,
+    ResyncReason, TestResult, clean_up, commit, fail_over, serve_failover,
 };
 use tokio::sync::broadcast::Receiver;
 
@@ -289,4 +290,65 @@ async fn a_failover_is_served_with_the_size_of_its_point() {
     assert_eq!(served.progress(), (LARGER, LARGER));
     served.close().await.unwrap();
     fixture.assert_same("disk.raw", "served/disk.raw");
+}
+
+/// The files under `folder`, and what is in them.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let content = fs::read(&path).unwrap();
+                found.push((path, content));
+            }
+        }
+    }
+    found
+}
+
+/// The disk is larger, and written to there, and nothing that is saved knows of it.
+#[tokio::test]
+async fn a_crash_before_it_is_recorded_that_a_disk_grew_loses_nothing() {
+    let fixture = Fixture::new();
+    let policy = Policy {
+        interval: Policy::INTERVAL_MAX,
+        ..Policy::default()
+    };
+    let protection = fixture.vm().policy(policy);
+    let (machine, mut notices) = protection.start().await.unwrap();
+    until(&mut notices, is_point).await;
+    // So that no log is shipped and deleted.
+    machine.request(Request::Suspend).await.unwrap();
+    write(&machine, 1);
+    let before = files(&fixture.path("vm.state"));
+    machine.grow(0, LARGER).await.unwrap();
+    write_at_end(&machine, 7);
+    drop(machine);
+    until_free(&fixture).await;
+    for (path, content) in before {
+        if !path.exists() || path.ends_with("state.json") {
+            fs::write(path, content).unwrap();
+        }
+    }
+    let (machine, mut notices) = start(fixture.vm()).await;
+    assert_eq!(machine.size(), LARGER);
+    machine.request(Request::Resume).await.unwrap();
+    let compared = compared(&mut notices).await;
+    let (reason, compared) = compared.unwrap();
+    assert_eq!(reason, ResyncReason::Enlarged);
+    assert!(compared <= Length::kib(128), "{compared}");
+    assert!(machine.stop().await.unwrap());
+    fixture.assert_grown().await;
+}
+
+/// Waits until a machine that was dropped has let go of its folder.
+async fn until_free(fixture: &Fixture) {
+    let lock = fixture.path("vm.state/lock");
+    while File::open(&lock).unwrap().try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
 }

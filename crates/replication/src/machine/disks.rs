@@ -78,6 +78,8 @@ impl Machine {
         }
         self.growths.retain(|growth| self.durable < Some(growth.at));
         self.growths.push(Growth { disk, at, was });
+        // No barrier of before shows it, whether or not anything is written.
+        self.settled = false;
         if let Some(doubt) = self.doubt.get_mut(disk) {
             doubt.merge(unproven);
         }

@@ -169,6 +169,30 @@ fn a_start_takes_over_what_was_enlarged_while_nothing_ran() {
     );
 }
 
+/// The replica hears of the new size though nothing is written, and before a planned failover.
+#[test]
+fn a_disk_that_was_found_larger_is_no_quiet_one() {
+    for stops in [false, true] {
+        let mut walk = Walk::replicating(Policy::default(), Time::ZERO);
+        walk.machine.found_larger(0, LARGE, &Scope::NOTHING);
+        let (machine, _) = walk.machine.restart(None, walk.now);
+        walk.machine = machine;
+        let durable = walk.machine.durable().unwrap();
+        walk.tell(Event::Claimed {
+            epoch: walk.machine.epoch().next(),
+            position: Position::At(durable),
+        });
+        let actions = if stops {
+            walk.ask(Request::Stop)
+        } else {
+            walk.timeout()
+        };
+        assert!(!barrier(&actions).may_be_quiet);
+        let shipped = shipment(&walk.reach(&actions)).unwrap();
+        assert_eq!((shipped.sizes, shipped.point), (vec![LARGE], true));
+    }
+}
+
 /// A copy that was begun goes on with the size that it was begun with.
 #[test]
 fn a_copy_is_of_the_size_at_its_barrier() {

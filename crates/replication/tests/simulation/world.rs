@@ -13,7 +13,9 @@ use afterimage_retry::{Class, Time};
 use crate::random::Random;
 
 const DISKS: usize = 2;
+/// Blocks of a new disk, and how many it grows to have at most.
 const BLOCKS: usize = 12;
+const BLOCKS_MAX: usize = 20;
 const BLOCK: u64 = 512;
 
 type Image = Vec<u32>;
@@ -178,7 +180,8 @@ impl World {
             !self.replica.prepared,
             "written to while the replica is prepared"
         );
-        let (disk, block) = (self.random.below(DISKS), self.random.below(BLOCKS));
+        let disk = self.random.below(DISKS);
+        let block = self.random.below(self.disks[disk].len());
         self.writes += 1;
         self.disks[disk][block] = self.writes;
         let lost = self.faults && self.random.chance(1);
@@ -256,7 +259,8 @@ impl World {
 
     fn restart(&mut self, crashed: bool) {
         self.stopped = false;
-        let machine: Machine = serde_json::from_str(&self.saved).expect("it was saved");
+        let mut machine: Machine = serde_json::from_str(&self.saved).expect("it was saved");
+        self.enlarge_unseen(&mut machine);
         let first = machine.open();
         let recovered = crashed.then(|| self.recover(first, machine.tracking()));
         self.open.clear();
@@ -265,6 +269,38 @@ impl World {
             .insert(machine.open(), Generation::new(machine.tracking()));
         self.machine = machine;
         self.take(actions);
+    }
+
+    /// Makes a disk larger at random: which, its size and what of its new part is no hole.
+    fn enlarge(&mut self) -> Option<(usize, Length, Scope)> {
+        let disk = self.random.below(DISKS);
+        let has_room = self.disks[disk].len() < BLOCKS_MAX;
+        if !has_room || !self.random.chance(30) {
+            return None;
+        }
+        let mut unproven = BTreeSet::new();
+        for _ in 0..=self.random.below(2) {
+            let holds = u32::from(self.random.chance(20)) * u32::MAX;
+            if holds != 0 {
+                unproven.insert(self.disks[disk].len());
+            }
+            self.disks[disk].push(holds);
+        }
+        if !unproven.is_empty() {
+            self.mark("enlarged with data");
+        }
+        Some((disk, sizes(&self.disks)[disk], scope(&unproven)))
+    }
+
+    /// Somebody enlarges a disk while nothing runs.
+    fn enlarge_unseen(&mut self, machine: &mut Machine) {
+        if self.replica.prepared || !self.faults {
+            return; // what is known to be prepared stays as it is
+        }
+        if let Some((disk, size, unproven)) = self.enlarge() {
+            self.mark("found larger");
+            machine.found_larger(disk, size, &unproven);
+        }
     }
 
     /// Reads the regions of every generation that the saved state does not know as sealed again.
@@ -380,7 +416,21 @@ impl World {
                     position: self.replica.published.map_or(Position::Empty, Position::At),
                 })
             }
-            Action::Barrier(barrier) => Some(self.barrier(&barrier)),
+            Action::Barrier(barrier) => {
+                if barrier.changes_disks
+                    && let Some((disk, size, unproven)) = self.enlarge()
+                {
+                    self.mark("enlarged");
+                    let enlarged = Event::Enlarged {
+                        disk,
+                        size,
+                        unproven,
+                    };
+                    let actions = self.machine.handle(enlarged, self.now);
+                    self.take(actions);
+                }
+                Some(self.barrier(&barrier))
+            }
             Action::Quiesce { .. } => {
                 self.still = true;
                 // At times the hook hangs, or its answer is lost.
@@ -408,14 +458,21 @@ impl World {
                     let still = self.found_still.contains(&shipment.sequence);
                     assert!(still && shipment.point, "the guests wrote at {shipment:?}");
                 }
-                self.publish(shipment.sequence, &logs, shipment.point);
+                self.publish(shipment.sequence, &logs, &shipment.sizes, shipment.point);
                 Some(Event::Shipped)
             }
             Action::Resync {
-                sequence, scopes, ..
+                sequence,
+                scopes,
+                sizes,
+                ..
             } => {
                 self.mark("resync");
-                let left = self.resync(sequence, &scopes);
+                if self.machine.state() == State::Resynchronizing {
+                    let present = self::sizes(&self.disks);
+                    assert_eq!(sizes, present, "disks of other sizes cannot be compared");
+                }
+                let left = self.resync(sequence, &scopes, &sizes);
                 Some(Event::Resynchronized { left })
             }
             Action::Prepare => {
@@ -521,7 +578,11 @@ impl World {
 
     /// Copies a part; only the whole is an answer.
     fn copy(&mut self, base: Sequence, point: bool) -> Option<Event> {
-        let snapshot = self.snapshot.as_ref()?.concat();
+        // A copy is of the sizes that it was begun with.
+        let sizes = blocks(&self.machine.sizes_to_claim());
+        let snapshot = self.snapshot.as_ref()?.iter().zip(&sizes);
+        let snapshot: Vec<_> = snapshot.map(|(disk, size)| &disk[..*size]).collect();
+        let snapshot = snapshot.concat();
         let more = 1 + self.random.below(DISKS * BLOCKS);
         let end = (self.copied.len() + more).min(snapshot.len());
         let part = &snapshot[self.copied.len()..end];
@@ -534,7 +595,11 @@ impl World {
             return None;
         }
         if self.replica.published.is_none() {
-            self.replica.images = Some(self.copied.chunks(BLOCKS).map(Vec::from).collect());
+            let mut copied = self.copied.as_slice();
+            let disks = sizes
+                .iter()
+                .map(|size| copied.split_off(..*size).expect("all are copied"));
+            self.replica.images = Some(disks.map(Vec::from).collect());
             self.published(base, point);
         }
         Some(Event::Copied)
@@ -542,17 +607,16 @@ impl World {
 
     /// Reads one part of the scope now and the other after more writes. At times there is room for a
     /// first part only.
-    fn resync(&mut self, sequence: Sequence, scopes: &[Scope]) -> Vec<Scope> {
+    fn resync(&mut self, sequence: Sequence, scopes: &[Scope], sizes: &[Length]) -> Vec<Scope> {
         let mut left = vec![BTreeSet::new(); DISKS];
         let room = if self.faults && self.random.chance(20) {
             3
         } else {
-            DISKS * BLOCKS
+            DISKS * BLOCKS_MAX
         };
-        let size = Length::new(BLOCKS as u64 * BLOCK);
         let mut logs: Vec<Option<Log>> = vec![Some(Log::new()); DISKS];
         for disk in 0..DISKS {
-            for extent in scopes[disk].extents(size).iter() {
+            for extent in scopes[disk].extents(sizes[disk]).iter() {
                 for piece in extent.pieces(Length::new(BLOCK)) {
                     if self.random.chance(30) {
                         self.write();
@@ -568,7 +632,7 @@ impl World {
                 }
             }
         }
-        self.publish(sequence, &logs, false);
+        self.publish(sequence, &logs, sizes, false);
         if !self.machine.doubt().iter().all(Scope::is_nothing) {
             self.mark("second pass");
         }
@@ -587,12 +651,14 @@ impl World {
         );
     }
 
-    fn publish(&mut self, sequence: Sequence, logs: &[Option<Log>], point: bool) {
+    fn publish(&mut self, sequence: Sequence, logs: &[Option<Log>], sizes: &[Length], point: bool) {
         if self.replica.published >= Some(sequence) {
             return; // it was published and the answer was lost
         }
         let images = self.replica.images.as_mut().expect("logs follow a base");
-        for (image, log) in images.iter_mut().zip(logs) {
+        for ((image, log), size) in images.iter_mut().zip(logs).zip(blocks(sizes)) {
+            assert!(image.len() <= size, "a disk shrank at {sequence}");
+            image.resize(size, 0);
             for (block, value) in log.iter().flatten() {
                 image[*block] = *value;
             }
@@ -614,6 +680,16 @@ impl World {
             self.mark("point");
         }
     }
+}
+
+fn sizes(disks: &[Image]) -> Vec<Length> {
+    let size = |disk: &Image| Length::new(disk.len() as u64 * BLOCK);
+    disks.iter().map(size).collect()
+}
+
+fn blocks(sizes: &[Length]) -> Vec<usize> {
+    let blocks = |size: &Length| usize::try_from(size.get() / BLOCK).expect("small");
+    sizes.iter().map(blocks).collect()
 }
 
 fn task_of(action: &Action) -> Option<Task> {
