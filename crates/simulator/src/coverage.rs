@@ -174,6 +174,34 @@ marks! {
     TwoOperators,
     /// An operation of an operator was abandoned in the middle.
     OperationAbandoned,
+    /// The replica was claimed for replication on to a third site.
+    Extended,
+    /// The first copy of a recovery point came to the third site.
+    ThirdCopied,
+    /// A recovery point came to the third site, as the replica's logs tell it.
+    ThirdFollowed,
+    /// A recovery point came to the third site by comparison: the replica no longer had the logs.
+    ThirdCompared,
+    /// The third site skipped recovery points that it was too late for.
+    ThirdLagged,
+    /// Old points of the third site were folded into its checkpoint.
+    ThirdFolded,
+    /// What replicates on to the third site crashed in the middle.
+    ThirdCrashed,
+    /// The third site was lost with all it held, and begun anew.
+    ThirdLost,
+    /// The third site was told to compare everything.
+    ThirdResynchronized,
+    /// A recovery point of the third site was read for a test failover.
+    ThirdTested,
+    /// The third site was failed over.
+    ThirdFailedOver,
+    /// A failover of the third site was taken back, and it followed again.
+    ThirdCancelled,
+    /// What replicates on to the third site was refused while that was failed over.
+    ThirdRefused,
+    /// Both other sites were lost, and the machine went on from the third one.
+    ThirdTookOver,
     /// Recovery points were late, and the owner was told.
     PointsLate,
     /// A transfer did not move for too long, and the owner was told.

@@ -16,6 +16,8 @@ pub(crate) enum Failed {
     Resync(#[from] afterimage_resync::Error),
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    #[error(transparent)]
+    Engine(#[from] afterimage::Error),
     #[error("{0}, simulated")]
     Simulated(&'static str),
     #[error("the replica is not claimed")]
@@ -23,12 +25,13 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
-    fn is_recoverable(&self) -> bool {
+    pub(crate) fn is_recoverable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_recoverable(),
             Self::Log(error) => error.is_recoverable(),
             Self::Disk(error) => error.is_recoverable(),
             Self::Resync(error) => error.is_recoverable(),
+            Self::Engine(error) => error.is_recoverable(),
             Self::Simulated(_) => true,
             Self::NotAllowed(_) | Self::NotClaimed => false,
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use afterimage_block::Timestamp;
@@ -16,8 +17,12 @@ use crate::options::Rates;
 use crate::plant::Plant;
 use crate::random::Random;
 
-/// Who sends requests to the store: the two sites.
-pub(crate) const PARTIES: usize = 2;
+/// The sites that a machine can run at.
+pub(crate) const SITES: usize = 2;
+/// The third site, which the replica is replicated on to.
+pub(crate) const THIRD: usize = SITES;
+/// Who sends requests to stores.
+const PARTIES: usize = SITES + 1;
 
 /// How a site is connected to the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,9 +35,17 @@ pub(crate) enum Link {
 }
 
 /// A request that arrives late, or again.
-pub(crate) enum Late {
-    Put(usize, Path, PutPayload, PutOptions),
-    Delete(Path),
+pub(crate) struct Late {
+    /// Whose it is.
+    pub(crate) party: usize,
+    pub(crate) location: Path,
+    pub(crate) request: LateRequest,
+}
+
+/// What it asks for.
+pub(crate) enum LateRequest {
+    Put(PutPayload, PutOptions),
+    Delete,
 }
 
 /// What all parts of a run share.
@@ -49,6 +62,8 @@ struct Shared {
     /// A request to the store waits for its turn.
     paused: AtomicBool,
     line: Mutex<Line>,
+    /// The thread that the world runs on.
+    home: ThreadId,
 }
 
 #[derive(Default)]
@@ -57,7 +72,7 @@ struct Line {
     late: Vec<Late>,
     /// The last answer of the store that was no manifest.
     answer: Bytes,
-    /// Who replaced the manifest since it was last looked at, in order.
+    /// Who replaced a manifest since it was last looked at, in order.
     published: Vec<usize>,
     trace: Vec<String>,
     now: Time,
@@ -86,6 +101,7 @@ impl Hub {
             traces,
             paused: AtomicBool::new(false),
             line: Mutex::default(),
+            home: thread::current().id(),
         }))
     }
 
@@ -187,6 +203,16 @@ impl Hub {
 
     pub(crate) fn put_off(&self, late: Late) {
         lock(&self.0.line).late.push(late);
+    }
+
+    /// Forgets the late requests of `party`.
+    pub(crate) fn forget_late(&self, party: usize) {
+        lock(&self.0.line).late.retain(|late| late.party != party);
+    }
+
+    /// Whether this is the world's thread, not one that works for it while it waits.
+    pub(crate) fn is_home(&self) -> bool {
+        thread::current().id() == self.0.home
     }
 
     /// One of the requests that are late.

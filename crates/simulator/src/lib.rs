@@ -1,9 +1,10 @@
-//! A deterministic simulator of replication between two sites: one seed, one history.
+//! A deterministic simulator of replication between two or three sites: one seed, one history.
 //!
 //! What it is: a world of two sites with disks, write intents and change logs, an object store
-//! between them, guests that write, owners and operators that ask for things, and clocks - in which
-//! the crates that are tried run as they are: the state machine, tracked disks, change logs, the
-//! resynchronization and the store. What is simulated is what surrounds them: the disks' volatile
+//! between them, at times a third site that the replica is replicated on to, guests that write,
+//! owners and operators that ask for things, and clocks - in which the crates that are tried run as
+//! they are: the state machine, tracked disks, change logs, the resynchronization, the store, and the
+//! engine's replication on to a further site. What is simulated is what surrounds them: the disks' volatile
 //! caches, the network, time, chance; and the driver that carries the machine's actions out, which is
 //! modelled after the engine's. What it is not: a test of the engine's own threads, which the engine's
 //! kill test is.
@@ -12,8 +13,9 @@
 //!  guest -> tracked disk -> change log        Machine        faults: lost, late, twice, cut, flipped
 //!             |    crash, loss of power          |                     |
 //!  site 0  simulated disk                     transfers --requests--> adapter --> object store
-//!  site 1  simulated disk <-- failover, pull, reverse, failback ----------'            ^
-//!                                                                observer checks ------'
+//!  site 1  simulated disk <-- failover, pull, reverse, failback ----------'            |  ^
+//!                                                              extension <-------------'  |
+//!  site 2  <-- takes over when both are lost -- further store <----'   observer checks ---'
 //! ```
 //!
 //! ```
@@ -35,7 +37,8 @@
 //! writes, crashes, the other site's operator.
 //!
 //! *Two phases.* First everything goes wrong. Then the faults stop, owners and operators do what is
-//! right, and the replica must come to hold what the primary does.
+//! right, and the replica must come to hold what the primary does, and the third site what the replica
+//! does. At last both other sites may be lost, and the machine goes on from the third one.
 //!
 //! *An observer* reads the store without faults. Whenever a manifest is replaced, whatever was
 //! answered, it checks who did it and reads each new recovery point back, byte for byte.
@@ -59,6 +62,7 @@ mod plant;
 mod random;
 mod simulation;
 mod site;
+mod third;
 mod tracking;
 mod transfer;
 mod violation;

@@ -19,7 +19,7 @@ use object_store::{
 };
 
 use crate::coverage::Mark;
-use crate::hub::{Hub, Late, Link};
+use crate::hub::{Hub, Late, LateRequest, Link, THIRD};
 use crate::plant::Plant;
 
 /// The backend, as one site sees it.
@@ -118,9 +118,15 @@ impl Objects {
         Self { inner, hub, party }
     }
 
-    /// Waits for the next turn.
+    /// Whether a failover that is asked for through it fences off whoever wrote before.
+    pub(crate) fn fences(&self) -> bool {
+        let third = self.party == THIRD && self.hub.is_planted(Plant::ThirdWithoutFence);
+        !third && !self.hub.is_planted(Plant::FailoverWithoutFence)
+    }
+
+    /// Waits for the next turn. A thread that works while the world waits for it has none to wait for.
     async fn turn(&self) {
-        let mut asked = false;
+        let mut asked = !self.hub.is_home();
         poll_fn(|context| {
             if std::mem::replace(&mut asked, true) {
                 return Poll::Ready(());
@@ -133,6 +139,9 @@ impl Objects {
     }
 
     fn fate(&self, of: &[Fate]) -> Fate {
+        if !self.hub.is_home() {
+            return Fate::Done;
+        }
         match self.hub.link(self.party) {
             Link::Down => return Fate::Lost,
             Link::OneWay => return Fate::Answerless,
@@ -163,7 +172,8 @@ impl Objects {
         mut payload: PutPayload,
         mut options: PutOptions,
     ) -> Result<PutResult> {
-        if self.hub.is_planted(Plant::ConditionsIgnored) && is_manifest(location) {
+        let third = self.party == THIRD && self.hub.is_planted(Plant::ThirdConditionsIgnored);
+        if (third || self.hub.is_planted(Plant::ConditionsIgnored)) && is_manifest(location) {
             options.mode = PutMode::Overwrite;
         }
         let is_log = location.extension() == Some("ailog");
@@ -181,8 +191,13 @@ impl Objects {
     /// Does what is late.
     pub(crate) async fn deliver(hub: &Hub, inner: &Arc<dyn ObjectStore>, late: Late) {
         hub.mark(Mark::Late);
-        match late {
-            Late::Put(party, location, payload, options) => {
+        let Late {
+            party,
+            location,
+            request,
+        } = late;
+        match request {
+            LateRequest::Put(payload, options) => {
                 let objects = Self::new(Arc::clone(inner), hub.clone(), party);
                 let put = objects.put_now(&location, payload, options).await;
                 hub.trace(|| format!("late: put {location}: {}", put.is_ok()));
@@ -190,10 +205,18 @@ impl Objects {
                     hub.mark(Mark::LateRefused);
                 }
             }
-            Late::Delete(location) => {
+            LateRequest::Delete => {
                 let _ = inner.delete(&location).await;
             }
         }
+    }
+
+    fn put_off(&self, location: &Path, request: LateRequest) {
+        self.hub.put_off(Late {
+            party: self.party,
+            location: location.clone(),
+            request,
+        });
     }
 
     async fn delete_one(&self, location: Path) -> Result<Path> {
@@ -205,7 +228,7 @@ impl Objects {
                 return Err(lost());
             }
             Fate::Late => {
-                self.hub.put_off(Late::Delete(location));
+                self.put_off(&location, LateRequest::Delete);
                 return Err(lost());
             }
             fate => return Err(refusal(fate, &location)),
@@ -226,14 +249,7 @@ impl ObjectStore for Objects {
         let fate = self.fate(&FOR_PUT);
         self.hub
             .trace(|| format!("site {}: put {location}: {fate:?}", self.party));
-        let late = || {
-            Late::Put(
-                self.party,
-                location.clone(),
-                payload.clone(),
-                options.clone(),
-            )
-        };
+        let late = LateRequest::Put(payload.clone(), options.clone());
         let conditional = options.mode != PutMode::Overwrite;
         let put = match fate {
             Fate::Done => self.put_now(location, payload, options).await,
@@ -245,11 +261,11 @@ impl ObjectStore for Objects {
                 Err(lost())
             }
             Fate::Late => {
-                self.hub.put_off(late());
+                self.put_off(location, late);
                 Err(lost())
             }
             Fate::Twice => {
-                self.hub.put_off(late());
+                self.put_off(location, late);
                 self.put_now(location, payload, options).await
             }
             Fate::Conflict if conditional => {
@@ -335,6 +351,9 @@ impl ObjectStore for Objects {
 impl Objects {
     /// What comes of an answer: it may be cut, have a flipped bit, or be another one.
     fn answer(&self, fate: Fate, location: &Path, bytes: Bytes) -> Bytes {
+        if !self.hub.is_home() {
+            return bytes;
+        }
         // An answer that was the manifest's once would be a stale read, which stores rule out.
         let other = if is_manifest(location) {
             self.hub.last_answer()

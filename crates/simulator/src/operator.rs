@@ -3,8 +3,9 @@
 use std::cell::Cell;
 
 use afterimage_block::{Epoch, Extent, Sequence};
-use afterimage_replication::{DivergenceToken, Grant, ReplicaRequest, Role, Standby};
+use afterimage_replication::{DivergenceToken, Grant, ReplicaRequest, ReplicaState, Role, Standby};
 use afterimage_store::{Error as StoreError, Manifest, PointSelector, Replica, Transition};
+use serde_json::Value;
 
 use crate::coverage::Mark;
 use crate::error::Failed;
@@ -62,6 +63,7 @@ pub(crate) async fn operate(
     objects: Objects,
     hub: Hub,
 ) -> Result<Outcome, Failed> {
+    let fences = objects.fences();
     let replica = replica(objects).await?;
     match operation {
         Operation::Test => test(&replica, &hub).await,
@@ -74,14 +76,14 @@ pub(crate) async fn operate(
                 return Err(refused("nothing is prepared").into());
             };
             let request = ReplicaRequest::PlannedFailover { point };
-            fail_over(&replica, request, point, true, &hub).await
+            fail_over(&replica, request, point, fences, &hub).await
         }
         Operation::UnplannedFailover(back) => {
             let manifest = replica.existing().await?;
             let point = manifest.points.iter().rev().nth(back);
             let point = point.ok_or_else(|| refused("there is no point"))?.sequence;
             let request = ReplicaRequest::UnplannedFailover { point };
-            fail_over(&replica, request, point, false, &hub).await
+            fail_over(&replica, request, point, fences, &hub).await
         }
         Operation::Commit(fence) => commit(&replica, fence, &hub).await,
         Operation::Cancel(fence) => cancel(&replica, fence).await,
@@ -140,21 +142,34 @@ async fn transition(
             .request(request)
             .map_err(|error| refused(error.to_string()))?;
         Ok(Transition {
-            state: encode_state(&state),
+            state: carried(manifest.state.clone(), &state),
             fences,
         })
     };
     Ok(replica.transition(change).await?)
 }
 
+/// What a manifest that carried `present` carries from now on. What else the engine keeps there stays,
+/// but for what feeds a further replica that is failed over for good.
+fn carried(mut present: Value, state: &ReplicaState) -> Value {
+    let mut next = encode_state(state);
+    if let (Some(kept), Some(next)) = (present.as_object_mut(), next.as_object_mut()) {
+        if matches!(state.role, Role::FailedOver { .. }) {
+            kept.remove("extended");
+        }
+        kept.append(next);
+        return present;
+    }
+    next
+}
+
 async fn fail_over(
     replica: &Replica,
     request: ReplicaRequest,
     point: Sequence,
-    planned: bool,
+    fences: bool,
     hub: &Hub,
 ) -> Result<Outcome, Failed> {
-    let fences = !hub.is_planted(Plant::FailoverWithoutFence);
     // It may have been dropped since it was chosen.
     let is_there = |manifest: &Manifest| {
         let selected = manifest.select(PointSelector::Sequence(point));
@@ -172,7 +187,7 @@ async fn fail_over(
     Ok(Outcome::FailedOver {
         point,
         fence: manifest.fence.epoch,
-        planned,
+        planned: matches!(request, ReplicaRequest::PlannedFailover { .. }),
         images: Some(read(replica, opened).await?),
     })
 }

@@ -14,6 +14,8 @@ pub(crate) struct Options {
     /// The size of the regions that write intents know, in sectors.
     pub(crate) region: u32,
     pub(crate) policy: Policy,
+    /// Whether the replica is replicated on to a third site.
+    pub(crate) third: bool,
     /// The weights of what a step can be.
     pub(crate) weights: Weights,
     pub(crate) rates: Rates,
@@ -31,6 +33,7 @@ pub(crate) struct Weights {
     pub(crate) operate: usize,
     pub(crate) weather: usize,
     pub(crate) damage: usize,
+    pub(crate) third: usize,
 }
 
 /// How many of a thousand meet a fault.
@@ -58,10 +61,12 @@ impl Options {
             let drawn = u32::try_from(random.below(max)).unwrap_or_default();
             if calm || random.chance(250) { 0 } else { drawn }
         };
+        let third = random.chance(400);
         Self {
             sectors: (0..disks).map(|_| random.between(40, 290)).collect(),
             region: [1, 8, 16, 64][random.below(4)],
             policy: policy(random),
+            third,
             weights: Weights {
                 write: random.between(50, 400),
                 work: random.between(300, 700),
@@ -72,6 +77,8 @@ impl Options {
                 operate: random.between(5, 40),
                 weather: if calm { 0 } else { random.below(20) },
                 damage: if calm { 0 } else { random.below(3) },
+                // At times it is slow, and lags.
+                third: if third { random.between(5, 300) } else { 0 },
             },
             rates: Rates {
                 store: rate(random, 60),

@@ -160,7 +160,7 @@ fn role_of(manifest: &Manifest) -> Role {
     parse_state(&manifest.state).unwrap_or_default().role
 }
 
-fn fails_over(manifest: &Manifest) -> bool {
+pub(crate) fn fails_over(manifest: &Manifest) -> bool {
     matches!(
         role_of(manifest),
         Role::FailedOverWaitingCompletion { .. } | Role::FailedOver { .. }
@@ -178,7 +178,7 @@ fn planned(manifest: &Manifest) -> Option<Sequence> {
     }
 }
 
-fn check_monotone(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
+pub(crate) fn check_monotone(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     ensure(
         next.fence.epoch >= before.fence.epoch,
         Invariant::Monotone,
@@ -190,7 +190,7 @@ fn check_monotone(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
 }
 
 /// Points are dropped from the oldest end only, and never the last one.
-fn check_kept(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
+pub(crate) fn check_kept(before: &Manifest, next: &Manifest) -> Result<(), Broken> {
     let kept = next
         .points
         .iter()

@@ -98,6 +98,14 @@ plants! {
     FailoverWithoutFence = "failover-without-fence",
     /// A published log is deleted before its time.
     SweptTooMuch = "swept-too-much",
+    /// The third site's store ignores conditions.
+    ThirdConditionsIgnored = "third-conditions-ignored",
+    /// A log that the third site published is deleted before its time.
+    ThirdSweptTooMuch = "third-swept-too-much",
+    /// After a crash at the third site nobody replicates on to it again.
+    ThirdForgotten = "third-forgotten",
+    /// The third site is failed over without an epoch of its own, so that what feeds it goes on.
+    ThirdWithoutFence = "third-without-fence",
     /// A clean stop is recorded though writes are open.
     CleanThoughWritten = "clean-though-written",
 }

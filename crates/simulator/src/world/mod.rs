@@ -1,9 +1,11 @@
-//! The world: two sites, a store, guests, operators and clocks, one step at a time.
+//! The world: two sites, a store, at times a third site, guests, operators and clocks, one step at a
+//! time.
 
 mod guest;
 mod operators;
 mod process;
 mod settle;
+mod third;
 mod weather;
 
 use std::cell::RefCell;
@@ -17,19 +19,20 @@ use std::time::Duration;
 use afterimage_block::{ContentDigest, DiskId, Length, MachineId, Sequence};
 use afterimage_replication::Machine;
 use afterimage_retry::Time;
-use afterimage_store::{BaseProgress, Replica, ReplicaDisk, Store};
+use afterimage_store::{BaseProgress, Manifest, Replica, ReplicaDisk, Store};
 use futures::future::LocalBoxFuture;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
 use crate::coverage::Mark;
 use crate::disk::{SECTOR, SimDisk};
-use crate::hub::{Hub, PARTIES};
+use crate::hub::{Hub, SITES, THIRD};
 use crate::objects::Objects;
 use crate::operator::read;
 use crate::options::Options;
 use crate::oracle::{self, Oracle};
 use crate::site::{Record, Saved, Side, Site};
+use crate::third::Third;
 use crate::tracking::Images;
 use crate::transfer::NAME;
 use crate::violation::{Broken, Invariant};
@@ -45,6 +48,7 @@ pub(crate) struct World {
     /// The replica, as an observer reads it, without faults.
     replica: Option<Replica>,
     sites: Vec<Site>,
+    third: Option<Third>,
     now: Time,
     oracle: Oracle,
     writes: u64,
@@ -60,9 +64,10 @@ impl World {
         inner: Arc<dyn ObjectStore>,
         folder: &Path,
     ) -> Self {
-        let sites = (0..PARTIES).map(|number| new_site(number, &options, &hub, folder));
+        let sites = (0..SITES).map(|number| new_site(number, &options, &hub, folder));
         Self {
             sites: sites.collect(),
+            third: options.third.then(|| Third::beside(&inner, folder)),
             hub,
             options,
             runtime,
@@ -88,6 +93,7 @@ impl World {
             weights.operate,
             weights.weather,
             weights.damage,
+            weights.third,
         ];
         let mut drawn = self.hub.below(choices.iter().sum());
         let mut choice = 0;
@@ -96,7 +102,7 @@ impl World {
             choice += 1;
         }
         let runs = |site: &Site| site.process.is_some();
-        let any = self.hub.below(PARTIES);
+        let any = self.hub.below(SITES);
         match choice {
             0 => self.write()?,
             1 => self.work(self.one_that(Site::is_busy))?,
@@ -106,7 +112,8 @@ impl World {
             5 => self.ask(self.one_that(runs)),
             6 => self.begin_operation(any),
             7 => self.change_weather(),
-            _ => self.damage(any),
+            8 => self.damage(any),
+            _ => self.happen_at_third()?,
         }
         self.look()?;
         self.check_stopped()?;
@@ -146,19 +153,27 @@ impl World {
             }))
     }
 
-    /// Looks at the replica, if its manifest was replaced.
+    /// Looks at the replicas whose manifests were replaced.
     fn look(&mut self) -> Result<(), Broken> {
-        let Some(by) = self.hub.take_published().pop() else {
-            return Ok(());
-        };
+        let published = self.hub.take_published();
+        if let Some(by) = published.iter().rfind(|by| **by != THIRD) {
+            self.look_at_replica(*by)?;
+        }
+        if published.contains(&THIRD) {
+            self.look_at_third()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the replica, whose manifest was replaced by site `by`.
+    fn look_at_replica(&mut self, by: usize) -> Result<(), Broken> {
         if self.hub.has_faults() && self.hub.chance(50) {
             // Whoever it was does not live to know of it.
             self.abandon(by);
             self.crash(by);
         }
         let replica = self.observe()?;
-        let manifest = self.runtime.block_on(replica.existing());
-        let manifest = manifest.map_err(|error| unreadable("the manifest", &error))?;
+        let manifest = read_manifest(&self.runtime, &replica)?;
         self.hub.trace(|| {
             let (last, state) = (manifest.last(), &manifest.state);
             format!(
@@ -166,7 +181,7 @@ impl World {
                 manifest.fence.epoch
             )
         });
-        let folded = |manifest: &afterimage_store::Manifest| {
+        let folded = |manifest: &Manifest| {
             manifest
                 .checkpoint
                 .as_ref()
@@ -177,8 +192,9 @@ impl World {
         {
             self.hub.mark(Mark::Folded);
         }
-        if oracle::swept_too_much(&self.hub) {
-            self.delete_a_log();
+        if let (true, Some(published)) = (oracle::swept_too_much(&self.hub), &self.oracle.manifest)
+        {
+            self.delete_a_log(&self.inner, published);
         }
         let new = self.oracle.replaced(manifest.clone(), by, &self.sites)?;
         for sequence in new {
@@ -186,6 +202,7 @@ impl World {
             let record = &mut self.sites[by].record;
             self.oracle.check_point(sequence, &images, record)?;
             oracle::mark_point(&self.hub, &manifest, sequence);
+            self.offer_to_third(&manifest, sequence);
         }
         // An older one is read again now and then.
         let count = self.oracle.points.len();
@@ -221,14 +238,8 @@ impl World {
         if let Some(replica) = &self.replica {
             return Ok(replica.clone());
         }
-        let opened = self
-            .runtime
-            .block_on(Store::with_objects(Arc::clone(&self.inner)));
-        let store = opened.map_err(|error| unreadable("the store", &error))?;
-        let name = NAME
-            .parse()
-            .map_err(|error| unreadable("the name", &error))?;
-        Ok(self.replica.insert(store.replica(name)).clone())
+        let replica = open(&self.runtime, &self.inner)?;
+        Ok(self.replica.insert(replica).clone())
     }
 
     /// All disks at barrier `sequence`, as the replica has them.
@@ -239,26 +250,38 @@ impl World {
     }
 
     /// A planted bug: a published log goes.
-    fn delete_a_log(&self) {
-        let Some(manifest) = &self.oracle.manifest else {
-            return;
-        };
+    fn delete_a_log(&self, inner: &Arc<dyn ObjectStore>, manifest: &Manifest) {
         let disk = self.sites[0].ids[0];
         if let Some(entry) = manifest.logs.last()
             && let Some(Some(log)) = entry.disks.first()
         {
             let folder = format!("machines/{NAME}/disks/{disk}/logs").into();
             let name = format!("{:020}.{:020}.", entry.sequence.get(), log.epoch.get());
-            let listed = self.inner.list_with_delimiter(Some(&folder));
+            let listed = inner.list_with_delimiter(Some(&folder));
             let objects = self.runtime.block_on(listed).map(|listed| listed.objects);
             for object in objects.into_iter().flatten() {
                 let found = object.location.filename();
                 if found.is_some_and(|found| found.starts_with(&name)) {
-                    let _ = self.runtime.block_on(self.inner.delete(&object.location));
+                    let _ = self.runtime.block_on(inner.delete(&object.location));
                 }
             }
         }
     }
+}
+
+/// The replica in `inner`, as an observer reads it.
+fn open(runtime: &Runtime, inner: &Arc<dyn ObjectStore>) -> Result<Replica, Broken> {
+    let opened = runtime.block_on(Store::with_objects(Arc::clone(inner)));
+    let store = opened.map_err(|error| unreadable("the store", &error))?;
+    let name = NAME
+        .parse()
+        .map_err(|error| unreadable("the name", &error))?;
+    Ok(store.replica(name))
+}
+
+fn read_manifest(runtime: &Runtime, replica: &Replica) -> Result<Manifest, Broken> {
+    let manifest = runtime.block_on(replica.existing());
+    manifest.map_err(|error| unreadable("the manifest", &error))
 }
 
 fn unreadable(what: &str, error: &dyn std::fmt::Display) -> Broken {

@@ -7,6 +7,7 @@ use super::process::waits;
 use crate::operator::Operation;
 use crate::oracle::{self, difference};
 use crate::site::{Side, Site};
+use crate::third::Third;
 use crate::violation::{Broken, Invariant, ensure};
 
 /// Rounds after which nothing that could converge has not.
@@ -24,10 +25,14 @@ impl World {
             site.disks.iter().for_each(|disk| disk.heal());
         }
         self.come_to_rest()?;
-        (0..moves).try_for_each(|_| self.move_over())
+        (0..moves).try_for_each(|_| self.move_over())?;
+        if self.hub.chance(300) {
+            self.take_over()?;
+        }
+        Ok(())
     }
 
-    fn come_to_rest(&mut self) -> Result<(), Broken> {
+    pub(super) fn come_to_rest(&mut self) -> Result<(), Broken> {
         for _ in 0..ROUNDS {
             self.deliver_late();
             self.look()?;
@@ -35,6 +40,7 @@ impl World {
                 self.put_right(number)?;
                 self.do_all(number)?;
             }
+            self.settle_third()?;
             if self.is_at_rest() {
                 return self.check_converged();
             }
@@ -226,6 +232,7 @@ impl World {
             && process.tracker.is_untouched()
             && last.is_some()
             && self.oracle.newest_point() == last
+            && self.third_is_at_rest()
     }
 
     fn check_converged(&mut self) -> Result<(), Broken> {
@@ -238,7 +245,8 @@ impl World {
             let disks = site.images();
             format!("all is shipped, and yet {}", difference(&disks, &newest))
         })?;
-        oracle::check_bounded(site, &self.hub)
+        oracle::check_bounded(site, &self.hub)?;
+        self.check_third_converged(&newest)
     }
 
     /// Everything that tells why the world does not come to rest.
@@ -256,9 +264,11 @@ impl World {
             format!("site {number} is {:?}, {process:?}", site.saved.side)
         };
         let sites: Vec<_> = self.sites.iter().enumerate().map(site).collect();
+        let third = self.third.as_ref().map(Third::newest_point);
         format!(
-            "nothing more happens; the replica is {:?}; {}",
+            "nothing more happens; the replica is {:?} at {:?}; {}; the third site is at {third:?}",
             self.oracle.role(),
+            self.oracle.newest_point(),
             sites.join("; ")
         )
     }

@@ -6,7 +6,7 @@ use afterimage_replication::Task;
 
 use super::World;
 use crate::coverage::Mark;
-use crate::hub::{Link, PARTIES};
+use crate::hub::{Link, SITES, THIRD};
 use crate::objects::Objects;
 use crate::site::{Pending, Side};
 use crate::tracking::log_path;
@@ -47,7 +47,7 @@ impl World {
     pub(super) fn change_weather(&mut self) {
         match self.hub.below(10) {
             0..2 => {
-                let site = self.hub.below(PARTIES);
+                let site = self.hub.below(self.parties());
                 let (link, mark) = if self.hub.chance(500) {
                     (Link::Down, Mark::Partition)
                 } else {
@@ -56,7 +56,7 @@ impl World {
                 self.hub.set_link(site, link);
                 self.hub.mark(mark);
             }
-            2..5 => (0..PARTIES).for_each(|site| self.hub.set_link(site, Link::Up)),
+            2..5 => (0..self.parties()).for_each(|site| self.hub.set_link(site, Link::Up)),
             5 => {
                 self.hub.mark(Mark::ClockJump);
                 let jumps = [-YEAR, YEAR, 3600, 0];
@@ -69,10 +69,19 @@ impl World {
         }
     }
 
+    /// Who is connected to a store.
+    fn parties(&self) -> usize {
+        SITES + usize::from(self.third.is_some())
+    }
+
     /// A request that is late arrives.
     pub(super) fn deliver_late(&mut self) {
         if let Some(late) = self.hub.take_late() {
-            let delivered = Objects::deliver(&self.hub, &self.inner, late);
+            let inner = match &self.third {
+                Some(third) if late.party == THIRD => &third.inner,
+                _ => &self.inner,
+            };
+            let delivered = Objects::deliver(&self.hub, inner, late);
             self.runtime.block_on(delivered);
         }
     }
