@@ -403,3 +403,56 @@ async fn stored_sizes_are_read_as_they_were_written() {
         assert!(matches!(error, Err(Error::Damaged { .. })), "{wrong}");
     }
 }
+
+/// What was damaged where the smaller disk ended is put anew by the larger one, or is lacking up to there.
+#[tokio::test]
+async fn the_end_of_the_smaller_disk_is_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = in_folder(folder.path()).await;
+    let (mut primary, writer) = begun(&replica, SIZES[1]).await;
+    let step = Step {
+        size: 4,
+        recorded: true,
+        writes: Vec::new(),
+    };
+    let log = primary.generation(2, &step);
+    let publication = primary.publication(&writer, &log, 2).await;
+    writer.publish(&publication, &Value::Null).await.unwrap();
+    let chunks = folder
+        .path()
+        .join(format!("machines/web-01/disks/{DISK}/chunks"));
+    let chunk = std::fs::read_dir(chunks)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let lose = async || {
+        std::fs::remove_file(&chunk).unwrap();
+        let mut scrub = replica.scrub();
+        let mut damage = Vec::new();
+        while let Some(step) = scrub.step().await.unwrap() {
+            damage.extend(step.damage);
+        }
+        assert_eq!(replica.record(&damage).await.unwrap(), 1);
+        assert!(replica.existing().await.unwrap().latest_point().is_none());
+    };
+    let source = || Arc::new(enlarged(&primary.disk, SIZES[4])) as Arc<dyn BlockRead>;
+    lose().await;
+    let lacks = writer.mend(&[source()]).await.unwrap();
+    assert!(lacks[0].is_empty(), "{lacks:?}");
+    is_at(&replica, 2, &primary.disk.contents()).await;
+    is_at(&replica, 1, &primary.disk.contents()[..SIZES[1] as usize]).await;
+    is_undamaged(&replica).await;
+    lose().await;
+    primary.disk.write_at(Offset::ZERO, &[1; 512]).unwrap();
+    let changed = Arc::new(enlarged(&primary.disk, SIZES[4])) as Arc<dyn BlockRead>;
+    let lacks = writer.mend(&[changed]).await.unwrap();
+    let whole = Extent::whole(Length::new(SIZES[1])).unwrap();
+    assert_eq!(lacks[0], afterimage_block::ExtentSet::from(whole));
+    let manifest = replica.existing().await.unwrap();
+    assert_eq!(manifest.unreadable(0), lacks[0]);
+    let sizes = manifest.sizes_at(Sequence::new(2));
+    let compared = replica.open_to_compare(&manifest, &sizes).await.unwrap();
+    assert_eq!(compared.disks[0].size().get(), SIZES[4]);
+}
