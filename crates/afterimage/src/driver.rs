@@ -23,7 +23,7 @@ use crate::transfer::{self, Claimed, Outcome};
 use crate::{Error, Result};
 
 /// How often the lengths of the open logs are looked at.
-const WATCH: Duration = Duration::from_millis(250);
+const WATCH: Duration = Duration::from_millis(500);
 
 /// What the owner asks of a running machine.
 pub(crate) enum Command {
@@ -59,6 +59,8 @@ pub(crate) struct Driver {
     results: mpsc::UnboundedReceiver<Done>,
     guest: mpsc::UnboundedSender<Ask>,
     shown: Option<State>,
+    /// The lengths of the open logs that the machine knows.
+    lengths: Vec<Length>,
     /// The job that ran when it was last looked at.
     seen: Option<Running>,
     stopped: Option<bool>,
@@ -83,6 +85,7 @@ impl Driver {
             done,
             results,
             shown: None,
+            lengths: Vec::new(),
             seen: None,
             stopped: None,
         }
@@ -161,6 +164,7 @@ impl Driver {
             }
             Done::Barrier(event, predecessors) => {
                 self.predecessors = predecessors;
+                self.lengths.clear();
                 grown = self.shared.generations.take_grown();
                 event
             }
@@ -208,9 +212,13 @@ impl Driver {
     /// Looks at the open logs, which may outgrow their share of the disks between two barriers, and at
     /// how far the job is that runs.
     fn watch(&mut self) -> Result<()> {
-        let lengths = self.shared.generations.open_lengths();
-        let now = self.now();
-        let mut actions = self.machine.handle(Event::LogsGrew(lengths), now);
+        let (lengths, now) = (self.shared.generations.open_lengths(), self.now());
+        let mut actions = Vec::new();
+        // Most of the time nothing happens, and there may be thousands of machines.
+        if self.lengths != lengths {
+            self.lengths.clone_from(&lengths);
+            actions = self.machine.handle(Event::LogsGrew(lengths), now);
+        }
         if self.shared.generations.nearly_full() {
             actions.extend(self.machine.handle(Event::LogNearlyFull, now));
         }

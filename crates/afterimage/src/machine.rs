@@ -27,7 +27,7 @@ use crate::{Clock, Error, Result};
 use afterimage_replication::Jobs;
 
 /// Notices that a slow listener may be behind before it misses some.
-const NOTICES: usize = 4096;
+const NOTICES: usize = 64;
 
 /// What is to be protected, and how.
 ///
@@ -213,6 +213,7 @@ impl Protection {
         let now = self.clock.now();
         let mut machine = saved.replication.clone();
         machine.set_policy(self.policy.clone())?;
+        machine = machine.seeded(seed(&saved.disks));
         let mut changed = changed_untracked(&saved);
         for (number, disk) in disks.iter().enumerate() {
             let Some(unproven) = &disk.larger else {
@@ -336,6 +337,13 @@ fn changed_untracked(saved: &Saved) -> Vec<usize> {
         .filter(|(_, disk)| saved.clean && disk.may_have_changed())
         .map(|(index, _)| index)
         .collect()
+}
+
+/// What tells a machine from all others: a part of its first disk's id, which is random.
+fn seed(disks: &[SavedDisk]) -> u64 {
+    let id = disks.first().map(|disk| disk.id.to_bytes());
+    let part = id.as_ref().and_then(|id| id.first_chunk());
+    part.map_or(0, |part| u64::from_le_bytes(*part))
 }
 
 fn replica_disk(disk: &SavedDisk) -> ReplicaDisk {

@@ -36,8 +36,10 @@ impl Jitter {
         Ok(Self(percent))
     }
 
-    /// How far attempt `attempt` is put off, where `pause` follows it.
-    pub(crate) fn of(self, pause: Duration, seed: u64, attempt: u32) -> Duration {
+    /// How far attempt `attempt` of a client with this `seed` is put off, where `pause` follows it: less
+    /// than `pause`, and always the same. [`Retry`](crate::Retry) asks by itself; this is for what else a
+    /// thousand clients would do in step.
+    pub fn of(self, pause: Duration, seed: u64, attempt: u32) -> Duration {
         let most = pause.as_nanos() / 100 * u128::from(self.0);
         // 32 bits of chance leave room for the product: a Duration has fewer than 95 bits.
         let chance = u128::from(mix(seed ^ mix(u64::from(attempt))) >> 32);

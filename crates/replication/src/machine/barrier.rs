@@ -1,7 +1,9 @@
 //! What a barrier makes of the generations.
 
+use std::time::Duration;
+
 use afterimage_block::Sequence;
-use afterimage_retry::Time;
+use afterimage_retry::{Jitter, Time};
 
 use super::{Machine, Phase, Sealed};
 use crate::action::Action;
@@ -10,12 +12,28 @@ use crate::lanes::Ordered;
 use crate::{ResyncReason, Scope};
 
 impl Machine {
+    /// When the next barrier is due: at most an interval from now.
+    pub(super) fn barrier_after(&self, now: Time) -> Time {
+        let interval = self.policy.interval;
+        let Some(seed) = self.seed else {
+            return now + interval;
+        };
+        let own = Jitter::FULL.of(interval, seed, 0);
+        let since = now
+            .since_origin()
+            .saturating_add(interval)
+            .saturating_sub(own);
+        let over = since.as_nanos().checked_rem(interval.as_nanos());
+        let over = u64::try_from(over.unwrap_or_default()).unwrap_or_default();
+        now + interval.saturating_sub(Duration::from_nanos(over))
+    }
+
     pub(super) fn quiet(&mut self, now: Time) -> Vec<Action> {
         let Some(Ordered { barrier, at, .. }) = self.lanes.finish_barrier() else {
             return Vec::new();
         };
         self.lanes.barrier_passed();
-        self.next_barrier = now + self.policy.interval;
+        self.next_barrier = self.barrier_after(now);
         let mut actions = self.thaw_after(&barrier);
         actions.extend(self.unchanged_since(at, now));
         actions
@@ -32,7 +50,7 @@ impl Machine {
         };
         self.open = barrier.next;
         self.tracking = reached.tracking;
-        self.next_barrier = now + self.policy.interval;
+        self.next_barrier = self.barrier_after(now);
         self.lanes.barrier_passed();
         self.lanes.open_lengths.clear();
         self.queue

@@ -50,7 +50,7 @@ impl Machine {
         };
         self.count_failed(&failure, now);
         self.lanes.give_up_closing();
-        self.next_barrier = now + self.policy.interval;
+        self.next_barrier = self.barrier_after(now);
         self.lanes.no_barrier_before = Some(self.next_barrier);
         self.lanes.changes_disks |= ordered.barrier.changes_disks;
         let mut actions = self.thaw_after(&ordered.barrier);
@@ -72,7 +72,8 @@ impl Machine {
     ) -> Vec<Action> {
         self.lanes.give_up_closing();
         self.count_failed(&failure, now);
-        let retry = self.retry.get_or_insert(Retry::begin(started));
+        let first = Retry::begin(started).seeded(self.seed.unwrap_or_default());
+        let retry = self.retry.get_or_insert(first);
         let (class, pause) = (failure.class, failure.retry_after);
         match retry.failed(&self.policy.retry, class, pause, now) {
             Decision::RetryAt(due) => vec![Action::Report(Report::RetryAt {

@@ -72,6 +72,9 @@ pub struct Machine {
     pub(crate) monitor: Monitor,
     #[serde(default)]
     pub(crate) alarms: Alarms,
+    /// What tells it from others that live by the same policy.
+    #[serde(default)]
+    pub(crate) seed: Option<u64>,
     #[serde(skip)]
     pub(crate) lanes: Lanes,
 }
@@ -207,8 +210,18 @@ impl Machine {
             point: None,
             monitor: Monitor::default(),
             alarms: Alarms::default(),
+            seed: None,
             lanes: Lanes::default(),
         }
+    }
+
+    /// The same, out of step with others that have another seed. Its barriers are due at moments of the
+    /// clock that lie an interval apart and follow from the seed, so that those of many are spread over
+    /// the interval even if all are started at once; and so are retries, by the schedule's
+    /// [jitter](afterimage_retry::Jitter). Without a seed a barrier is due an interval after the last.
+    pub const fn seeded(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
     }
 
     /// A machine that was failed over, as the primary from now on: its disks are compared with the
@@ -234,7 +247,7 @@ impl Machine {
     /// what made it Critical: somebody who starts a machine again has acted.
     pub fn restart(mut self, recovered: Option<BarrierReached>, now: Time) -> (Self, Vec<Action>) {
         self.lanes = Lanes::default();
-        self.next_barrier = now + self.policy.interval;
+        self.next_barrier = self.barrier_after(now);
         self.retry = None;
         self.alarms.stalled = false;
         self.hold

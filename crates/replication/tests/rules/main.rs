@@ -1,6 +1,7 @@
 //! The rules of a policy, one by one, in virtual time.
 
 mod cancel;
+mod fleet;
 mod gaps;
 mod growing;
 mod hours;
