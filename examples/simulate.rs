@@ -75,6 +75,9 @@ fn main() -> Result<ExitCode> {
     Ok(finish(ran, &arguments))
 }
 
+/// Worlds for each core: while one waits for a thread that reads a log for it, another goes on.
+const WORLDS: usize = 2;
+
 /// Runs the seeds on all cores, up to the first violation.
 fn run_all(
     simulation: &Simulation,
@@ -107,7 +110,7 @@ fn run_all(
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..cores {
+        for _ in 0..cores * WORLDS {
             scope.spawn(work);
         }
     });
