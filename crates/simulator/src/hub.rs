@@ -167,6 +167,10 @@ impl Hub {
         self.fault(self.0.rates.log)
     }
 
+    pub(crate) fn intents_are_lost(&self) -> bool {
+        self.fault(self.0.rates.intents)
+    }
+
     pub(crate) fn power_fails(&self) -> bool {
         self.fault(self.0.rates.power)
     }

@@ -45,6 +45,8 @@ pub(crate) struct Rates {
     pub(crate) disk: u32,
     /// Appends, seals and files of logs.
     pub(crate) log: u32,
+    /// Crashes that take write intents with them.
+    pub(crate) intents: u32,
     /// Crashes that are losses of power.
     pub(crate) power: u32,
     /// Recoveries that crash.
@@ -84,6 +86,7 @@ impl Options {
                 store: rate(random, 60),
                 disk: rate(random, 4),
                 log: rate(random, 12),
+                intents: rate(random, 60),
                 power: u32::try_from(random.below(1000)).unwrap_or_default(),
                 recovery: rate(random, 200),
                 hot: rate(random, 1000),

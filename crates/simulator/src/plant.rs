@@ -54,6 +54,9 @@ plants! {
     RecoveryIncomplete = "recovery-incomplete",
     /// After a crash a generation that was begun and not recorded is not read again.
     RecoveryOfOneGeneration = "recovery-of-one-generation",
+    /// After a crash it is not missed that the intents of a generation are gone that was begun and not
+    /// recorded, though its log tells of it.
+    LaterIntentsNotMissed = "later-intents-not-missed",
     /// What a log continues is taken from a barrier that was never recorded.
     PredecessorOfLostBarrier = "predecessor-of-lost-barrier",
     /// The machine is saved one event late.

@@ -161,7 +161,14 @@ impl Untracked {
     fn doubt_since(&self, first: Sequence, hub: &Hub) -> Result<Scope, Failed> {
         let mut sequences = intents(&self.logs);
         sequences.retain(|sequence| *sequence >= first);
-        if !sequences.contains(&first) {
+        // The intent file of a generation exists before any write of it, and before its log.
+        let mut begun = generations(&self.logs, "ailog");
+        begun.retain(|sequence| *sequence > first);
+        if hub.is_planted(Plant::LaterIntentsNotMissed) {
+            begun.clear();
+        }
+        begun.push(first);
+        if begun.iter().any(|sequence| !sequences.contains(sequence)) {
             return Ok(Scope::Everything);
         }
         if hub.is_planted(Plant::RecoveryOfOneGeneration) {
@@ -240,7 +247,8 @@ pub(crate) fn recover(
     })
 }
 
-/// Each disk gets an intent file of generation `open` that has none.
+/// Each disk gets an intent file of generation `open` that has none, unless it was begun and the file
+/// lost: until that is recorded, nothing else tells.
 pub(crate) fn keep_intents(
     disks: &[Untracked],
     open: Sequence,
@@ -248,7 +256,7 @@ pub(crate) fn keep_intents(
 ) -> Result<(), Failed> {
     for disk in disks {
         let path = intent_path(&disk.logs, open);
-        if !path.exists() {
+        if !path.exists() && !log_path(&disk.logs, open).exists() {
             IntentLog::create(&path, disk.id, disk.raw.size(), region)?;
         }
     }

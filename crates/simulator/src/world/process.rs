@@ -19,7 +19,9 @@ use crate::options;
 use crate::oracle;
 use crate::plant::Plant;
 use crate::site::{Pending, Process, Side};
-use crate::tracking::{Tracker, delete_other_logs, intent_path, intents, keep_intents, recover};
+use crate::tracking::{
+    Tracker, delete_other_logs, intent_path, intents, keep_intents, log_path, recover,
+};
 use crate::transfer::{Answer, Context, DiskHandle};
 use crate::violation::{Broken, Invariant, ensure};
 
@@ -604,7 +606,7 @@ impl World {
         if power {
             site.disks.iter().for_each(|disk| disk.cut_power());
         }
-        if self.hub.log_fault() {
+        if self.hub.intents_are_lost() {
             site.intents_lost |=
                 lose_intents(&site.folders[0], site.saved.machine.open(), &self.hub);
         }
@@ -633,20 +635,22 @@ fn change_untracked(disk: &crate::disk::SimDisk, hub: &crate::hub::Hub) {
     hub.mark(Mark::ChangedUntracked);
 }
 
-/// The intent file of the generation that is recorded as open is gone, or the head of the newest is
-/// damaged; whether it was. That one which nobody has recorded yet is gone cannot be seen.
+/// The intent file of the generation that is recorded as open is gone, or that of the newest, which its
+/// log tells of, or the head of that is damaged; whether it was. That one without a log is gone which
+/// nobody has recorded yet cannot be seen.
 fn lose_intents(folder: &std::path::Path, open: Sequence, hub: &crate::hub::Hub) -> bool {
-    let lost = if hub.chance(500) {
-        std::fs::remove_file(intent_path(folder, open))
-    } else {
-        let path = intent_path(folder, intents(folder).pop().unwrap_or(open));
-        std::fs::read(&path).and_then(|mut bytes| {
+    let newest = intents(folder).pop().unwrap_or(open);
+    let path = intent_path(folder, newest);
+    let lost = match hub.below(3) {
+        0 => std::fs::remove_file(intent_path(folder, open)),
+        1 if log_path(folder, newest).exists() => std::fs::remove_file(path),
+        _ => std::fs::read(&path).and_then(|mut bytes| {
             let at = hub.below(128);
             if let Some(byte) = bytes.get_mut(at) {
                 *byte ^= 1 << hub.below(8);
             }
             std::fs::write(&path, bytes)
-        })
+        }),
     };
     if lost.is_ok() {
         hub.mark(Mark::IntentsLost);
