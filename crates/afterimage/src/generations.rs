@@ -364,6 +364,13 @@ impl Generations {
         }
     }
 
+    /// The first `count` that were to grow have.
+    fn note_grown(&self, count: usize) {
+        for growing in lock(&self.growing).iter_mut().take(count) {
+            growing.has_grown = true;
+        }
+    }
+
     /// The sizes that the disks have once the first `count` that are to grow have grown.
     fn sizes_after(&self, count: usize) -> Vec<Length> {
         let sizes = self.disks.iter().map(|disk| disk.raw.size());
@@ -439,11 +446,7 @@ impl Generations {
             self.flush()?;
         }
         let (time, finished) = self.exchange(barrier, &sizes, next)?;
-        let grown = &mut *lock(&self.growing);
-        grown
-            .iter_mut()
-            .take(growing)
-            .for_each(|disk| disk.has_grown = true);
+        self.note_grown(growing);
         let ended = self.disks.iter().zip(finished);
         let ended = ended
             .map(|(disk, (finished, log))| disk.end(finished, log, barrier.ends))

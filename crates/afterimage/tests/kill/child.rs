@@ -1,16 +1,17 @@
 //! The process that is killed.
 
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use afterimage::{Clock, Policy, Protection, Schedule};
+use afterimage::block::Length;
+use afterimage::{Clock, Error, Policy, ProtectedMachine, Protection, Schedule};
 use tokio::sync::broadcast::error::RecvError;
 
 /// The variable of the environment that makes a process this one, and names its folder.
 pub(crate) const FOLDER: &str = "AFTERIMAGE_KILL_FOLDER";
 
-/// Protects the disks in `folder` until its standard input ends; prints every notice.
+/// Protects the disks in `folder` until its standard input ends, each line of which names a disk that is to
+/// grow and its new size; prints every notice.
 #[tokio::main]
 pub(crate) async fn run(folder: &Path) {
     tracing_subscriber::fmt()
@@ -45,8 +46,20 @@ pub(crate) async fn run(folder: &Path) {
             }
         }
     });
-    let end = || std::io::stdin().read_to_end(&mut Vec::new());
-    tokio::task::spawn_blocking(end).await.unwrap().unwrap();
+    let next = || std::io::stdin().lines().next();
+    while let Some(line) = tokio::task::spawn_blocking(next).await.unwrap() {
+        grow(&machine, &line.unwrap()).await;
+    }
     machine.stop().await.unwrap();
     printing.await.unwrap();
+}
+
+async fn grow(machine: &ProtectedMachine, line: &str) {
+    let (disk, size) = line.split_once(' ').unwrap();
+    let size = Length::new(size.parse().unwrap());
+    match machine.grow(disk.parse().unwrap(), size).await {
+        // A resynchronization is under way: its file is larger already, which the next start finds.
+        Ok(()) | Err(Error::Refused(_)) => {}
+        Err(error) => panic!("{error}"),
+    }
 }

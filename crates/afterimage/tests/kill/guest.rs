@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use afterimage::block::{BlockWrite, Extent, Length, Offset, Zeroing};
+use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage_nbd::Client;
 
 pub(crate) const NAMES: [&str; 2] = ["a", "b"];
@@ -126,7 +126,8 @@ fn scribble(socket: &Path, seed: u64, window: u64, stop: &AtomicBool) {
     let Ok(client) = connect(socket, NAMES[disk]) else {
         return;
     };
-    let free = SIZES[disk] - ORDERED - WINDOW;
+    // Some windows are in what the disk grew by.
+    let free = client.size().get() - ORDERED - WINDOW;
     let window = ORDERED + mix(window) % free / 512 * 512;
     while !stop.load(Ordering::Relaxed) {
         let length = random.u64(1..=32) * 512;

@@ -14,6 +14,9 @@ use crate::KILLS;
 use crate::guest::{Guests, NAMES, ORDERED, Ordered, SIZES, Slots, WINDOW, prefixes, slots};
 use crate::process::Process;
 
+/// What a disk grows by, no whole number of blocks.
+const GROWTH: u64 = (8 << 20) + 512;
+
 /// States in which processes were killed, and how often.
 pub(crate) type Kills = BTreeMap<String, usize>;
 
@@ -27,8 +30,8 @@ struct Life<'a> {
     killed: &'a mut Kills,
 }
 
-/// Lives a life: kills in initial replication, in deltas, in resynchronizations; then a planned
-/// failover that must show the disks as they are.
+/// Lives a life: kills in initial replication, in deltas, while disks grow, in resynchronizations; then a
+/// planned failover that must show the disks as they are.
 pub(crate) fn live(seed: u64, killed: &mut Kills) {
     let folder = tempfile::tempdir().unwrap();
     let mut life = Life {
@@ -42,6 +45,7 @@ pub(crate) fn live(seed: u64, killed: &mut Kills) {
     life.make_disks();
     life.initial_replication();
     life.deltas();
+    life.growth();
     life.resynchronizations();
     life.planned_failover();
 }
@@ -101,7 +105,8 @@ impl Life<'_> {
             told.recovered
         );
         for compared in told.compared {
-            assert!(compared <= SIZES[0], "{compared} bytes compared");
+            let largest = SIZES[0] + KILLS as u64 * GROWTH;
+            assert!(compared <= largest, "{compared} bytes compared");
         }
         *self.killed.entry(told.state).or_default() += 1;
         // Acknowledged writes are on the primary's disks.
@@ -196,6 +201,27 @@ impl Life<'_> {
         }
     }
 
+    /// Killed while a disk grows: it has its former size afterwards, or the new one, and goes on.
+    fn growth(&mut self) {
+        for kill in 0..KILLS {
+            let (mut process, guests) = self.start();
+            process.until(is_point);
+            let disk = kill % NAMES.len();
+            let was = fs::metadata(self.disk(disk)).unwrap().len();
+            process.grow(disk, was + GROWTH);
+            let told = |notice: &Notice| matches!(notice, Notice::Grown { .. });
+            let grown = kill % 2 == 1;
+            if grown {
+                process.until(told);
+            }
+            let moment = self.moment(60);
+            let grown = process.within(moment, told) || grown;
+            self.kill(process, guests);
+            let is = fs::metadata(self.disk(disk)).unwrap().len();
+            assert!(is == was + GROWTH || (is == was && !grown), "{was}, {is}");
+        }
+    }
+
     fn resynchronizations(&mut self) {
         for _ in 0..KILLS {
             let (here, away) = (self.folder.join("replica"), self.folder.join("away"));
@@ -203,8 +229,11 @@ impl Life<'_> {
             let (mut process, guests) = self.start();
             let started = |notice: &Notice| is_state(notice, "Resynchronizing");
             let required = |notice: &Notice| is_state(notice, "WaitingForStartResynchronize");
-            // It may have been killed in the middle of the last one.
-            process.until(|notice| required(notice) || started(notice));
+            // It may have been killed in the middle of the last one, and have told so before it was ready.
+            let told = ["Resynchronizing", "WaitingForStartResynchronize"];
+            if !told.contains(&process.state.as_str()) {
+                process.until(|notice| required(notice) || started(notice));
+            }
             fs::rename(&away, &here).unwrap();
             if process.state != "Resynchronizing" && self.random.bool() {
                 process.until(started);

@@ -1,5 +1,5 @@
 //! Kills a process that protects two disks with SIGKILL, again and again, while clients write: in
-//! initial replication, in deltas, in resynchronizations. Started again, it must go on without a full
+//! initial replication, in deltas, while disks grow, in resynchronizations. Started again, it must go on without a full
 //! copy or comparison, and every recovery point that it publishes must be a prefix of the writes.
 //!
 //! A life is one machine from its protection to a planned failover. `AFTERIMAGE_LIVES` says how many

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -102,12 +102,22 @@ impl Process {
                     heard.or_insert((done, done)).1 = done;
                 }
             }
-            // Nothing is lost by a kill, however full the logs are.
-            Notice::ResyncRequired { reason } => assert_eq!(*reason, ResyncReason::LogOverflow),
+            // Nothing is lost by a kill, however full the logs are. What was written to a disk's new part
+            // before it was recorded that there is one is looked for.
+            Notice::ResyncRequired { reason } => assert!(
+                matches!(reason, ResyncReason::LogOverflow | ResyncReason::Enlarged),
+                "{reason}"
+            ),
             Notice::Resync { compared, .. } => self.compared.push(compared.get()),
             Notice::Recovered { bytes } => self.recovered = bytes.get(),
             _ => {}
         }
+    }
+
+    /// Has it make disk number `disk` larger.
+    pub(crate) fn grow(&mut self, disk: usize, size: u64) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{disk} {size}").unwrap();
     }
 
     /// Kills it; the state in which it was, as far as it had told.
