@@ -86,7 +86,7 @@ impl Options {
                 store: rate(random, 60),
                 disk: rate(random, 4),
                 log: rate(random, 12),
-                intents: rate(random, 60),
+                intents: rate(random, 120),
                 power: u32::try_from(random.below(1000)).unwrap_or_default(),
                 recovery: rate(random, 200),
                 hot: rate(random, 1000),

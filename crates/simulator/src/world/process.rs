@@ -595,6 +595,8 @@ impl World {
         };
         self.hub
             .mark(if power { Mark::PowerCut } else { Mark::Crash });
+        let reached = |pending: &Pending| matches!(pending, Pending::Answer(Task::Barrier, Ok(_)));
+        let unrecorded = process.pending.iter().any(reached);
         for pending in &process.pending {
             match pending {
                 Pending::Transfer(..) => self.hub.mark(Mark::CrashInTransfer),
@@ -606,7 +608,7 @@ impl World {
         if power {
             site.disks.iter().for_each(|disk| disk.cut_power());
         }
-        if self.hub.intents_are_lost() {
+        if self.hub.intents_are_lost(unrecorded) {
             site.intents_lost |=
                 lose_intents(&site.folders[0], site.saved.machine.open(), &self.hub);
         }
@@ -641,9 +643,10 @@ fn change_untracked(disk: &crate::disk::SimDisk, hub: &crate::hub::Hub) {
 fn lose_intents(folder: &std::path::Path, open: Sequence, hub: &crate::hub::Hub) -> bool {
     let newest = intents(folder).pop().unwrap_or(open);
     let path = intent_path(folder, newest);
-    let lost = match hub.below(3) {
-        0 => std::fs::remove_file(intent_path(folder, open)),
-        1 if log_path(folder, newest).exists() => std::fs::remove_file(path),
+    let later = newest > open && log_path(folder, newest).exists();
+    let lost = match hub.below(4) {
+        0..3 if later => std::fs::remove_file(path),
+        0..2 => std::fs::remove_file(intent_path(folder, open)),
         _ => std::fs::read(&path).and_then(|mut bytes| {
             let at = hub.below(128);
             if let Some(byte) = bytes.get_mut(at) {
