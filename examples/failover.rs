@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use afterimage::block::{Epoch, Length, Sequence, Timestamp};
 use afterimage::{
-    ExcludedDisk, Failover, ListenAddress, PointSelector, Replica, TestResult, cancel, clean_up,
-    commit, fail_over, open_point, serve_failover,
+    ExcludedDisk, Failover, ListenAddress, PointSelector, Replica, Rpo, TestResult, cancel,
+    clean_up, commit, fail_over, open_point, serve_failover,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use examples::{MachineArguments, log_to_stderr, shown_time};
+use examples::{MachineArguments, log_to_stderr, shown_rpo, shown_time};
 use indicatif::ProgressBar;
 
 /// Write a machine's disks at a recovery point as raw images.
@@ -153,6 +153,7 @@ async fn copy(replica: &Replica, how: Failover, point: PointSelector, out: &Path
     let done = fail_over(replica, how, point, out, progress).await?;
     bar.finish_and_clear();
     show_point(done.sequence, done.time);
+    show_rpo(done.rpo);
     if let Some(epoch) = done.epoch {
         show_epoch(epoch);
     }
@@ -172,6 +173,7 @@ async fn serve(
     let mut served = serve_failover(replica, how, point, address, out).await?;
     let point = served.point();
     show_point(point.sequence, point.time);
+    show_rpo(served.rpo());
     show_epoch(served.epoch());
     for export in served.exports() {
         println!("{export}");
@@ -212,6 +214,10 @@ async fn test(replica: &Replica, point: PointSelector, address: &ListenAddress) 
 
 fn show_point(sequence: Sequence, time: Timestamp) {
     println!("recovery point {sequence} of {}", shown_time(time));
+}
+
+fn show_rpo(rpo: Rpo) {
+    println!("RPO {}", shown_rpo(rpo));
 }
 
 fn show_epoch(epoch: Epoch) {

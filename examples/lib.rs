@@ -29,9 +29,10 @@ pub use watch::Watch;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use afterimage::block::Timestamp;
-use afterimage::{Job, JobState, Notice};
+use afterimage::{Job, JobState, Notice, Rpo};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Sends warnings and errors of the libraries to standard error; `RUST_LOG` asks for more.
@@ -47,6 +48,23 @@ pub fn log_to_stderr() {
 pub fn shown_time(time: Timestamp) -> String {
     let nanos = i128::from(time.as_nanos());
     jiff::Timestamp::from_nanosecond(nanos).map_or_else(|_| "?".into(), |time| time.to_string())
+}
+
+/// What a failover loses, as people read it: never less than what may be.
+pub fn shown_rpo(rpo: Rpo) -> String {
+    match rpo {
+        Rpo::Nothing => "0s: nothing is lost".into(),
+        Rpo::AtLeast { known, reported } => format!(
+            "{} to what the primary had when it last reported, at {}; what it wrote after that is not known",
+            humantime::format_duration(Duration::from_millis(whole_millis(known))),
+            shown_time(reported)
+        ),
+        _ => "not known: the primary never reported".into(),
+    }
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 /// Shows notices: as lines of JSON, or as text with a progress bar for each job that takes long.

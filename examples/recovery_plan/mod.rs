@@ -16,7 +16,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio::task::JoinSet;
 
 use self::journal::Journal;
-use self::work::Site;
+use self::work::{End, Site};
+use crate::KeyArguments;
 
 /// Fail the machines of a recovery plan over. Exit codes: 0 done, 1 something failed, 2 usage,
 /// 3 the operator is waited for.
@@ -29,21 +30,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check a plan against the machines of a store.
+    /// Check a plan against the machines of a store: each must be there, open, and have a recovery point.
     Validate {
         /// The plan, TOML.
         plan: PathBuf,
         /// Where the replicas are.
         #[arg(long)]
         replica: String,
+        #[command(flatten)]
+        key: KeyArguments,
     },
-    /// Fail the machines over.
+    /// Fail the machines over, or replicate in reverse those that were.
     Run {
         #[command(flatten)]
         start: Start,
-        /// Planned needs stopped primaries; unplanned fences them off.
-        #[arg(long, value_enum, default_value_t = Failover::Unplanned)]
-        kind: Failover,
+        /// Planned needs stopped primaries; unplanned fences them off; reverse, after a failover to --out that
+        /// is committed, makes the images there the disks of the primaries.
+        #[arg(long, value_enum, default_value_t = RunKind::Unplanned)]
+        kind: RunKind,
         /// Fail over unplanned also the machines whose primaries have just reported, and may be alive.
         #[arg(long)]
         force: bool,
@@ -52,6 +56,17 @@ enum Command {
     Test {
         #[command(flatten)]
         start: Start,
+    },
+    /// Make the failovers of a run that is over final.
+    Commit {
+        /// The plan.
+        plan: PathBuf,
+    },
+    /// Take the failovers of a run that is over back: the primaries may go on. What is in the images is of no
+    /// use any more.
+    Cancel {
+        /// The plan.
+        plan: PathBuf,
     },
     /// Clean up the test failovers of a test that is over: remove their images, and record what came of it.
     CleanUp {
@@ -92,15 +107,19 @@ struct Start {
     /// Where the replicas are.
     #[arg(long)]
     replica: String,
+    /// What opens all of them; the other commands remember where it is.
+    #[command(flatten)]
+    key: KeyArguments,
     /// The folder for the images, MACHINE/NAME.raw each.
     #[arg(long)]
     out: PathBuf,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Failover {
+enum RunKind {
     Planned,
     Unplanned,
+    Reverse,
 }
 
 /// Runs the program with these arguments, the first of which is its name.
@@ -124,19 +143,18 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn obey(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Validate { plan, replica } => {
-            validated(&plan, &Store::open_existing(&replica).await?).await?;
-            println!("the plan is good, and all of its machines are in the store");
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Validate { plan, replica, key } => validate(&plan, &replica, &key).await,
         Command::Run { start, kind, force } => {
             let kind = match kind {
-                Failover::Planned => Kind::Planned,
-                Failover::Unplanned => Kind::Unplanned,
+                RunKind::Planned => Kind::Planned,
+                RunKind::Unplanned => Kind::Unplanned,
+                RunKind::Reverse => Kind::Reverse,
             };
             begin(start, kind, force).await
         }
         Command::Test { start } => begin(start, Kind::Test, false).await,
+        Command::Commit { plan } => end(&plan, End::Commit).await,
+        Command::Cancel { plan } => end(&plan, End::Cancel).await,
         Command::CleanUp {
             plan,
             failed,
@@ -151,6 +169,24 @@ async fn obey(command: Command) -> Result<ExitCode> {
     }
 }
 
+async fn validate(path: &Path, replica: &str, key: &KeyArguments) -> Result<ExitCode> {
+    let store = Store::open_existing(replica).await?;
+    let store = store.with_key(key.read()?);
+    let plan = validated(path, &store).await?;
+    for name in machines(&plan) {
+        let status = work::present(name, &store).await?;
+        let age = status.lag_secs.unwrap_or_default();
+        let (state, health) = (status.state, status.health);
+        println!("machine {name}: {state}, health {health}, newest recovery point {age} s old");
+    }
+    println!("the plan is good, and all of its machines are in the store");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn machines(plan: &Plan) -> impl Iterator<Item = &String> {
+    plan.groups.iter().flat_map(|group| &group.machines)
+}
+
 async fn validated(path: &Path, store: &Store) -> Result<Plan> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let plan = Plan::parse(&text).with_context(|| path.display().to_string())?;
@@ -160,19 +196,16 @@ async fn validated(path: &Path, store: &Store) -> Result<Plan> {
 }
 
 async fn begin(start: Start, kind: Kind, force: bool) -> Result<ExitCode> {
-    let store = Store::open_existing(&start.replica).await?;
-    let plan = validated(&start.plan, &store).await?;
     let site = Site {
         replica: start.replica,
+        key: start.key.absolute()?,
         out: real(&start.out)?,
         force,
     };
-    for machine in plan.groups.iter().flat_map(|group| &group.machines) {
-        if kind == Kind::Test {
-            work::refuse_second_test(machine, &store).await?;
-        }
-        let folder = site.out.join(machine);
-        ensure!(!folder.exists(), "{} is there already", folder.display());
+    let store = site.store().await?;
+    let plan = validated(&start.plan, &store).await?;
+    for machine in machines(&plan) {
+        work::check_machine(machine, kind, &site, &store).await?;
     }
     let mut journal = Journal::create(&start.plan, site, Run::new(&plan, kind))?;
     proceed(&mut journal, &store).await
@@ -187,7 +220,7 @@ fn real(out: &Path) -> Result<PathBuf> {
 
 async fn resume(plan: &Path, done: Option<usize>, again: Option<usize>) -> Result<ExitCode> {
     let mut journal = Journal::open(plan)?;
-    let store = Store::open_existing(&journal.site().replica).await?;
+    let store = journal.site().store().await?;
     if let Some(id) = done.or(again) {
         let machine = |task: &&Task| task.id == id && matches!(task.work, Work::Machine(_));
         ensure!(
@@ -209,6 +242,31 @@ async fn resume(plan: &Path, done: Option<usize>, again: Option<usize>) -> Resul
     proceed(&mut journal, &store).await
 }
 
+async fn end(plan: &Path, end: End) -> Result<ExitCode> {
+    let journal = Journal::open(plan)?;
+    let (site, run) = (journal.site(), journal.run());
+    ensure!(
+        matches!(run.kind(), Kind::Planned | Kind::Unplanned),
+        "the last run of this plan was no failover, but {}",
+        run.kind()
+    );
+    ensure!(run.is_over(), "the run is not over: `resume` it");
+    let store = site.store().await?;
+    for task in run.tasks().iter().filter(|task| task.succeeded()) {
+        if let Work::Machine(name) = &task.work {
+            work::end_machine(name, end, site, &store).await?;
+        }
+    }
+    println!(
+        "{}",
+        match end {
+            End::Commit => "the failovers are final; `run --kind reverse` goes on",
+            End::Cancel => "the failovers are taken back; the primaries may go on",
+        }
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn clean_up(plan: &Path, failed: bool, notes: &str) -> Result<ExitCode> {
     let journal = Journal::open(plan)?;
     let (site, run) = (journal.site(), journal.run());
@@ -222,7 +280,7 @@ async fn clean_up(plan: &Path, failed: bool, notes: &str) -> Result<ExitCode> {
     } else {
         TestResult::Succeeded
     };
-    let store = Store::open_existing(&site.replica).await?;
+    let store = site.store().await?;
     for task in run.tasks() {
         if let Work::Machine(name) = &task.work {
             work::clean_up_machine(name, site, &store, result, notes).await?;

@@ -390,6 +390,7 @@ impl Driver {
             time: Timestamp::from(std::time::SystemTime::now()),
             statistics: Some(self.machine.statistics(self.now())),
             positions: Some(self.machine.positions()),
+            rpo: self.machine.rpo(self.now()),
         }
     }
 

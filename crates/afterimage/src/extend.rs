@@ -212,6 +212,7 @@ impl Extension {
             time: Clock::timestamp(),
             statistics: None,
             positions: None,
+            rpo: None,
         };
         let kept = Kept {
             replica: ReplicaState {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use afterimage_block::{Epoch, HydratingDisk, Length, RawDisk, Sequence, SessionId, Timestamp};
-use afterimage_replication::{JobKind, NotAllowed, ReplicaRequest, Role};
+use afterimage_replication::{JobKind, NotAllowed, ReplicaRequest, Role, Rpo};
 use afterimage_store::{Manifest, PointDisk, PointSelector, RecoveryPoint, Replica};
 
 use crate::driver::sum;
@@ -60,6 +60,8 @@ pub struct FailedOver {
     pub sequence: Sequence,
     /// When its barrier was.
     pub time: Timestamp,
+    /// What of the primary it loses, or would if it were no test.
+    pub rpo: Rpo,
     /// The images, in the order of the machine's disks.
     pub images: Vec<PathBuf>,
     /// The machine's disks that were not replicated, and are missing.
@@ -118,12 +120,14 @@ pub(crate) fn failed_over(
     point: RecoveryPoint,
     images: Vec<PathBuf>,
 ) -> Result<FailedOver> {
+    let kept = Kept::parse(&manifest.state)?;
     Ok(FailedOver {
         epoch,
         sequence: point.sequence,
         time: point.time,
+        rpo: kept.replica.rpo(point.sequence, point.time),
         images,
-        missing: Kept::parse(&manifest.state)?.excluded,
+        missing: kept.excluded,
     })
 }
 

@@ -9,6 +9,7 @@ use afterimage_block::{
     BlockRead, BlockWrite, Epoch, Extent, HydratingDisk, Length, Offset, Sequence,
 };
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
+use afterimage_replication::Rpo;
 use afterimage_retry::{Attempts, Retry, Schedule};
 use afterimage_store::{
     BlockingDisk, Manifest, PointSelector, RecoveryPoint, Replica, ReplicaDisk,
@@ -37,6 +38,7 @@ const BATCH: usize = 64;
 /// is of no use.
 pub struct ServedFailover {
     point: RecoveryPoint,
+    rpo: Rpo,
     epoch: Epoch,
     images: Vec<PathBuf>,
     exports: Vec<String>,
@@ -73,6 +75,7 @@ pub async fn serve_failover(
 ) -> Result<ServedFailover> {
     let manifest = replica.existing().await?;
     let point = manifest.select(selector)?;
+    let kept = Kept::parse(&manifest.state)?;
     let Begun { folder, epoch, job } = begin(replica, &manifest, how, point, out).await?;
     let folder = Arc::new(folder);
     let images = images(&manifest, out);
@@ -108,10 +111,11 @@ pub async fn serve_failover(
     });
     Ok(ServedFailover {
         point,
+        rpo: kept.replica.rpo(point.sequence, point.time),
         epoch,
         images,
         exports,
-        missing: Kept::parse(&manifest.state)?.excluded,
+        missing: kept.excluded,
         hydration,
         stop,
         disks,
@@ -218,6 +222,11 @@ impl ServedFailover {
     /// Which point it is.
     pub fn point(&self) -> RecoveryPoint {
         self.point
+    }
+
+    /// What of the primary it loses.
+    pub fn rpo(&self) -> Rpo {
+        self.rpo
     }
 
     /// The epoch that the failover began, by which [`commit`](crate::commit) and [`cancel`](crate::cancel)

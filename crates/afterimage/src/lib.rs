@@ -106,7 +106,7 @@ pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
     ApplicationConsistent, Bandwidth, BandwidthRule, DivergenceToken, ErrorCode, Health, Job,
     JobAction, JobError, JobKind, JobState, JobTask, Policy, Positions, Progress, Request,
-    ResyncReason, Role, Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
+    ResyncReason, Role, Rpo, Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{
@@ -125,6 +125,7 @@ pub use notes::Diverged;
 pub use notice::Notice;
 pub use quiesce::QuiesceHook;
 pub use recovery::{OpenedPoint, open_point};
+pub use reverse::reverse;
 pub use side::{SideStatus, Standing, side_status};
 pub use status::{Operation, Status, status};
 pub use test_failover::{TestFailover, TestPlace, TestResult, Tested, clean_up};

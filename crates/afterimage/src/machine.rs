@@ -20,7 +20,7 @@ use crate::generations::{self, Generations, OpenDisk};
 use crate::growing::{Growing, lengthen};
 use crate::notice::Notice;
 use crate::quiesce::QuiesceHook;
-use crate::reverse::{follows, reverse};
+use crate::reverse::{follows, make_primary};
 use crate::shared::Shared;
 use crate::state::{Saved, SavedDisk, Side, StateFolder, canonical, default_folder, stem};
 use crate::{Clock, Error, Result};
@@ -163,7 +163,7 @@ impl Protection {
         if self.reverse {
             let store = Store::open_existing(&self.replica).await?;
             let replica = store.with_key(self.key.clone()).replica(self.name.clone());
-            reverse(&folder, &replica, &self.policy).await?;
+            make_primary(&folder, &replica, &self.policy).await?;
         }
         let started = blocking(move || self.open(folder, notices)).await?;
         let Started {

@@ -4,6 +4,8 @@
 //! asked for; then, durably, the epoch that it knows from then on is recorded here. Only after that
 //! anything is published.
 
+use std::path::{Path, PathBuf};
+
 use afterimage_block::{Access, ContentDigest, Length, RawDisk, Sequence};
 use afterimage_replication::{Grant, JobKind, Machine, NotAllowed, Policy, Scope};
 use afterimage_store::{Manifest, Replica};
@@ -11,7 +13,9 @@ use afterimage_store::{Manifest, Replica};
 use crate::Result;
 use crate::operations;
 use crate::shared::{Kept, change_kept};
-use crate::state::{FailoverTarget, Fingerprint, Saved, SavedDisk, Side, StateFolder};
+use crate::state::{
+    FailoverTarget, Fingerprint, Saved, SavedDisk, Side, StateFolder, default_folder,
+};
 
 fn refused(reason: &str, advice: &'static str) -> NotAllowed {
     NotAllowed {
@@ -20,19 +24,41 @@ fn refused(reason: &str, advice: &'static str) -> NotAllowed {
     }
 }
 
+/// Makes the images in `out` that `replica` was failed over to the disks of its primary, once that failover is
+/// committed, and returns them in the machine's order; does nothing where they are already. They replicate
+/// in the other direction as soon as they are [protected](crate::Protection::reverse): this is the first
+/// step of that, for many machines at once, before any of them is started.
+///
+/// # Errors
+/// [`Error::NotAllowed`](crate::Error::NotAllowed) where nothing was failed over to there, or the failover
+/// is not committed; [`Error::StateInUse`](crate::Error::StateInUse) while the images are served or
+/// protected; [`Error::File`](crate::Error::File), [`Error::Store`](crate::Error::Store).
+pub async fn reverse(replica: &Replica, out: &Path) -> Result<Vec<PathBuf>> {
+    let path = default_folder(out, replica.name());
+    if !path.exists() {
+        return Err(nothing_here().into());
+    }
+    let folder = StateFolder::open(&path)?;
+    make_primary(&folder, replica, &Policy::default()).await?;
+    let disks = folder.saved().map(|saved| saved.disks).unwrap_or_default();
+    Ok(disks.into_iter().map(|disk| disk.path).collect())
+}
+
+fn nothing_here() -> NotAllowed {
+    refused(
+        "nothing was failed over to here",
+        "name the disks and the state folder of the failover",
+    )
+}
+
 /// Makes the disks of `folder`, which the replica was failed over to, those of its primary; nothing
 /// where they are already.
-pub(crate) async fn reverse(
+pub(crate) async fn make_primary(
     folder: &StateFolder,
     replica: &Replica,
     policy: &Policy,
 ) -> Result<()> {
-    let saved = folder.saved().ok_or_else(|| {
-        refused(
-            "nothing was failed over to here",
-            "name the disks and the state folder of the failover",
-        )
-    })?;
+    let saved = folder.saved().ok_or_else(nothing_here)?;
     let target = match &saved.side {
         Side::Primary => return Ok(()),
         Side::FailedOver(target) if target.complete => target.clone(),

@@ -1,5 +1,7 @@
 //! A run of a plan: what is to be done next, and what became of it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Action, OnError, Plan};
@@ -16,6 +18,17 @@ pub enum Kind {
     Unplanned,
     /// Reverse replication.
     Reverse,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Test => "test",
+            Self::Planned => "planned",
+            Self::Unplanned => "unplanned",
+            Self::Reverse => "reverse",
+        })
+    }
 }
 
 /// What a task does.
@@ -295,6 +308,11 @@ impl Task {
     /// Whether it ended, well or not.
     pub fn ended(&self) -> bool {
         matches!(self.state, State::Ended { .. })
+    }
+
+    /// Whether it ended well.
+    pub fn succeeded(&self) -> bool {
+        self.ended() && !self.failed()
     }
 
     /// Whether it ended with an error.

@@ -73,6 +73,7 @@ mod machine;
 mod plan;
 mod policy;
 mod replica;
+mod report;
 mod request;
 mod scope;
 mod state;
@@ -88,7 +89,8 @@ pub use policy::{
     ApplicationConsistent, Bandwidth, BandwidthRule, InvalidCalendar, InvalidPolicy, Pace, Policy,
     TimeOfDay, Weekday, Window, Zone,
 };
-pub use replica::{FailoverKind, NotAllowed, PrimaryReport, ReplicaRequest, ReplicaState, Role};
+pub use replica::{FailoverKind, NotAllowed, ReplicaRequest, ReplicaState, Role};
+pub use report::{PrimaryReport, Rpo};
 pub use request::{Condition, Refused};
 pub use scope::Scope;
 pub use state::{Health, ResyncReason, State};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use afterimage_block::{Epoch, Length, Sequence, Timestamp};
+use afterimage_block::{Epoch, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{Health, Positions, State, Statistics};
+use crate::{PrimaryReport, Rpo};
 
 /// What a replica is at present. Kept in the replica's manifest and changed only by its
 /// compare-and-swap.
@@ -62,35 +62,6 @@ pub struct ReplicaState {
     pub lineage: Epoch,
 }
 
-/// How the primary saw itself when it last wrote to the replica.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PrimaryReport {
-    /// Its state.
-    pub state: State,
-    /// Its health.
-    pub health: Health,
-    /// Bytes of logs that were still to be shipped.
-    pub pending: Length,
-    /// The barrier interval, in seconds.
-    pub interval_secs: u64,
-    /// When it wrote this.
-    pub time: Timestamp,
-    /// What came of its cycles; `None` where an earlier release wrote it.
-    #[serde(default)]
-    pub statistics: Option<Statistics>,
-    /// How far its writes had come.
-    #[serde(default)]
-    pub positions: Option<Positions>,
-}
-
-impl PrimaryReport {
-    /// For how long its primary may be silent and still be taken to be alive: it has made no progress
-    /// within two intervals.
-    pub const fn silence_max(&self) -> Duration {
-        Duration::from_secs(self.interval_secs.saturating_mul(2))
-    }
-}
-
 impl ReplicaState {
     /// For how long the primary has been silent at `now`, if it may be alive: it reported within its
     /// [limit](PrimaryReport::silence_max), and not that it is stopped.
@@ -126,6 +97,24 @@ impl ReplicaState {
             "stop it and make a planned failover, wait until it is silent, or force the failover, which \
              fences it off",
         ))
+    }
+
+    /// What a failover to the recovery point `point`, whose barrier was at `time`, loses, or lost where the
+    /// replica is in it.
+    pub fn rpo(&self, point: Sequence, time: Timestamp) -> Rpo {
+        let last_delta = match self.role {
+            Role::PreparedForFailover { through } => Some(through),
+            Role::FailedOverWaitingCompletion {
+                kind: FailoverKind::Planned,
+                point,
+            } => Some(point),
+            _ => None,
+        };
+        match &self.primary {
+            _ if last_delta == Some(point) => Rpo::Nothing,
+            Some(primary) => primary.rpo(point, time),
+            None => Rpo::Unknown,
+        }
     }
 
     /// Whether the replica is in the failover that began epoch `failover`, or in none; `epoch` is its present

@@ -285,6 +285,7 @@ impl World {
                 time: self.hub.wall(),
                 statistics: None,
                 positions: Some(machine.positions()),
+                rpo: None,
             },
             base: Rc::clone(&site.base),
         })
