@@ -36,6 +36,10 @@ struct Arguments {
     /// The time between two recovery points, 1s to 15m.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     interval: Duration,
+    /// The time after which a machine whose disks are not written tells its replica again that it is alive,
+    /// 1s to 24h.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    heartbeat: Duration,
     /// Where state and logs are kept; by default beside the first disk.
     #[arg(long)]
     state: Option<PathBuf>,
@@ -72,6 +76,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let policy = Policy {
         interval: arguments.interval,
+        heartbeat: arguments.heartbeat,
         ..Policy::default()
     };
     let paths = arguments.disk.clone();

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use afterimage::{
-    Clock, JobState, MachineName, Operation, SideStatus, Standing, Status, Store, side_status,
-    status,
+    Clock, JobState, Liveness, MachineName, Operation, SideStatus, Standing, Status, Store,
+    side_status, status,
 };
 use anyhow::Result;
 use clap::Parser;
@@ -70,6 +70,7 @@ fn print(status: &Status) {
         .lag_secs
         .map_or("none".into(), |secs| format!("{secs} s old"));
     println!("  epoch {}, newest recovery point {age}", status.epoch);
+    println!("  {}", shown_liveness(status.liveness));
     if status.extended {
         println!("  fed by another replica, not by the primary");
     }
@@ -147,6 +148,25 @@ fn print(status: &Status) {
     }
     for operation in status.operations.iter().rev().take(5) {
         print_operation(operation);
+    }
+}
+
+fn shown_liveness(liveness: Liveness) -> String {
+    match liveness {
+        Liveness::Alive { until } => format!(
+            "the primary is alive: taken for lost unless it reports by {}",
+            shown_time(until)
+        ),
+        Liveness::Idle { until } => format!(
+            "the primary is alive, and nothing is written: taken for lost unless it reports by {}",
+            shown_time(until)
+        ),
+        Liveness::Silent { since } => format!(
+            "SILENT: the primary has not reported since {}; whether it lives is not known here",
+            shown_time(since)
+        ),
+        Liveness::Stopped => "the primary is stopped, or fenced off".into(),
+        _ => "the primary has never reported".into(),
     }
 }
 

@@ -232,6 +232,7 @@ impl World {
             Task::Ship => Event::Shipped,
             Task::Resync => Event::Resynchronized { left: Vec::new() },
             Task::Prepare => Event::Prepared,
+            Task::Heartbeat => Event::Heard,
             Task::Barrier | Task::Quiesce => unreachable!("this is no transfer"),
         }
     }
@@ -288,6 +289,10 @@ impl World {
                 }
                 Action::Prepare => {
                     self.start(Task::Prepare);
+                    assert_eq!(self.machine.unshipped().next(), None);
+                }
+                Action::Heartbeat => {
+                    self.start(Task::Heartbeat);
                     assert_eq!(self.machine.unshipped().next(), None);
                 }
                 Action::Discard(discarded) => {
@@ -361,6 +366,7 @@ fn answered(event: &Event) -> Option<Task> {
         Event::Shipped | Event::LogUnreadable { .. } => Some(Task::Ship),
         Event::Resynchronized { .. } => Some(Task::Resync),
         Event::Prepared => Some(Task::Prepare),
+        Event::Heard => Some(Task::Heartbeat),
         Event::Failed { task, .. } | Event::Aborted { task } => Some(*task),
         _ => None,
     }

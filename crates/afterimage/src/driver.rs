@@ -344,6 +344,10 @@ impl Driver {
                     Ok(Done::Event(Event::Prepared))
                 });
             }
+            Action::Heartbeat => self.transfer(Task::Heartbeat, |writer| async move {
+                let heard = transfer::heartbeat(&shared, &writer, report).await?;
+                Ok(Done::Transferred(heard))
+            }),
             Action::Abort(_) => {
                 // If it has ended by itself, that is its answer.
                 let _ = self.give_up.take().map(|give_up| give_up.send(()));
@@ -390,6 +394,8 @@ impl Driver {
             time: Timestamp::from(std::time::SystemTime::now()),
             statistics: Some(self.machine.statistics(self.now())),
             positions: Some(self.machine.positions()),
+            idle_secs: matches!(action, Action::Heartbeat)
+                .then(|| self.machine.policy().heartbeat().as_secs()),
             rpo: self.machine.rpo(self.now()),
         }
     }

@@ -212,6 +212,7 @@ impl Extension {
             time: Clock::timestamp(),
             statistics: None,
             positions: None,
+            idle_secs: None,
             rpo: None,
         };
         let kept = Kept {
@@ -228,7 +229,8 @@ impl Extension {
     }
 
     async fn record(&self, extended: Extended) -> Result<()> {
-        Ok(self.writer.set_state(&self.kept(extended)).await?)
+        self.writer.set_state(&self.kept(extended)).await?;
+        Ok(())
     }
 
     /// Makes or goes on with the first copy; `None` if it is of several points, and so of none.

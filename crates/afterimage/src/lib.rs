@@ -69,6 +69,12 @@
 //! *A failover need not be waited for*: [`serve_failover`] serves the disks while their images are
 //! filled, and [`open_point`] serves a point without any.
 //!
+//! *An idle machine is not a dead one.* A machine of which nothing is written publishes nothing, so that it
+//! tells its replica that it is idle, once, and again after each [heartbeat](Policy::heartbeat), which costs a
+//! request in ten minutes rather than one an interval. Only one that is silent for longer than it said
+//! counts as lost ([`Liveness`]). By the heartbeat it also hears that it is fenced off, or that a scrub found
+//! its replica damaged.
+//!
 //! *After a crash* the regions that were marked since the last barrier are read from the disks again
 //! and become the log of the generation that was open. The log that was being written is not needed
 //! for it: what it holds is on the disk as well, and what it lost is too.
@@ -105,8 +111,9 @@ pub use afterimage_block as block;
 pub use afterimage_nbd::ListenAddress;
 pub use afterimage_replication::{
     ApplicationConsistent, Bandwidth, BandwidthRule, DivergenceToken, ErrorCode, Health, Job,
-    JobAction, JobError, JobKind, JobState, JobTask, Policy, Positions, Progress, Request,
-    ResyncReason, Role, Rpo, Scope, State, Statistics, Task, TimeOfDay, Weekday, Window, Zone,
+    JobAction, JobError, JobKind, JobState, JobTask, Liveness, Policy, Positions, Progress,
+    Request, ResyncReason, Role, Rpo, Scope, State, Statistics, Task, TimeOfDay, Weekday, Window,
+    Zone,
 };
 pub use afterimage_retry::Schedule;
 pub use afterimage_store::{

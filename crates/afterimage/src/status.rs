@@ -1,9 +1,7 @@
 //! How a machine stands, as its replica knows it.
 
-use std::time::Duration;
-
 use afterimage_block::{Epoch, Length, Timestamp};
-use afterimage_replication::{Health, Positions, PrimaryReport, Role, State, Statistics};
+use afterimage_replication::{Health, Liveness, Positions, PrimaryReport, Role, State, Statistics};
 use afterimage_store::{Loss, MachineName, RecoveryPoint, Replica, ReplicaDisk};
 use serde::Serialize;
 
@@ -14,10 +12,6 @@ use crate::shared::Kept;
 use crate::test_failover::{TestFailover, Tested};
 use afterimage_replication::{Job, JobAction};
 
-/// A primary that is silent for this many intervals is no longer taken to be well. Fewer do not tell:
-/// one whose guest writes nothing has nothing to publish.
-const SILENCE: u64 = 20;
-
 /// How a machine stands, as its replica knows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -25,7 +19,7 @@ pub struct Status {
     pub name: MachineName,
     /// The state: the replica's where it is failed over, else what the primary last reported.
     pub state: State,
-    /// The health, which a primary that has long been silent cannot have left at normal.
+    /// The health, which is at most warning where the primary should have reported again.
     pub health: Health,
     /// What the replica is.
     pub role: Role,
@@ -55,9 +49,9 @@ pub struct Status {
     pub positions: Option<Positions>,
     /// When the primary last reported.
     pub reported: Option<Timestamp>,
-    /// Whether the primary reported within its last two intervals, and not that it is stopped: an
-    /// unplanned failover would fence a machine off that may be alive.
-    pub alive: bool,
+    /// Whether the primary is alive, as far as can be told from here. Where it is, or is idle, an unplanned
+    /// failover would fence a machine off that may run.
+    pub liveness: Liveness,
     /// Whether another replica feeds it, not the primary: what is reported is that extension's.
     pub extended: bool,
     /// Former primaries that came back and are shut out, until they follow the replica.
@@ -92,16 +86,16 @@ pub async fn status(replica: &Replica, now: Timestamp) -> Result<Status> {
         actions: kept.replica.role.job_actions(job),
     });
     let operations: Vec<_> = operations.collect();
-    let alive = kept.replica.silence_of_living(now).is_some();
+    let liveness = kept.replica.liveness(now);
     let primary = kept.replica.primary;
     let lag = manifest
         .latest_point()
         .map(|point| now.since(point.time).as_secs());
     Ok(Status {
         state: state(kept.replica.role, primary.as_ref()),
-        health: health(kept.replica.role, primary.as_ref(), now),
+        health: health(kept.replica.role, primary.as_ref(), liveness),
         role: kept.replica.role,
-        alive,
+        liveness,
         epoch: manifest.fence.epoch,
         lag_bytes: primary
             .as_ref()
@@ -135,7 +129,7 @@ fn state(role: Role, primary: Option<&PrimaryReport>) -> State {
     }
 }
 
-fn health(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> Health {
+fn health(role: Role, primary: Option<&PrimaryReport>, liveness: Liveness) -> Health {
     if role != Role::Replica {
         // Prepared or failed over: nothing replicates.
         return Health::Warning;
@@ -143,9 +137,8 @@ fn health(role: Role, primary: Option<&PrimaryReport>, now: Timestamp) -> Health
     let Some(primary) = primary else {
         return Health::Warning;
     };
-    let patience = Duration::from_secs(primary.interval_secs.saturating_mul(SILENCE));
-    if now.since(primary.time) > patience {
-        return primary.health.max(Health::Warning);
+    match (liveness, primary.health) {
+        (Liveness::Silent { .. }, Health::Normal) => Health::Warning,
+        (_, told) => told,
     }
-    primary.health
 }

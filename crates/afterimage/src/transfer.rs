@@ -322,6 +322,20 @@ async fn try_retain(policy: &Policy, writer: &Writer) -> Result<()> {
     Ok(writer.retain(count).await?)
 }
 
+/// Records at the replica that the machine is idle, and alive; mends what is damaged there.
+pub(crate) async fn heartbeat(
+    shared: &Shared,
+    writer: &Writer,
+    report: PrimaryReport,
+) -> Result<Outcome> {
+    let kept = shared.kept(Role::Replica, report, writer.epoch());
+    let manifest = writer.set_state(&kept).await?;
+    Ok(Outcome {
+        lacks: mend(shared, writer, &manifest).await,
+        ..Outcome::new(Event::Heard, None)
+    })
+}
+
 /// Records at the replica that the last delta is there and the machine stopped.
 pub(crate) async fn prepare(
     shared: &Shared,
@@ -336,7 +350,7 @@ pub(crate) async fn prepare(
         writer.epoch(),
     );
     let set = writer.set_state(&state).await;
-    job.end(set.map_err(Error::from))
+    job.end(set.map(drop).map_err(Error::from))
 }
 
 /// Records at the replica that its primary no longer replicates.
@@ -344,5 +358,5 @@ pub(crate) async fn release(shared: &Shared, writer: &Writer, report: PrimaryRep
     let job = shared.job(JobKind::Disable, shared.name.to_string());
     let kept = shared.kept(Role::Replica, report, writer.epoch());
     let set = writer.set_state(&kept).await;
-    job.end(set.map_err(Error::from))
+    job.end(set.map(drop).map_err(Error::from))
 }

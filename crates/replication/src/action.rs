@@ -55,6 +55,9 @@ pub enum Action {
     /// Record at the replica that the last delta is there and the machine stopped. Answered by
     /// [`Event::Prepared`](crate::Event::Prepared).
     Prepare,
+    /// Record at the replica that the machine is idle, and look at what became of the replica. Answered by
+    /// [`Event::Heard`](crate::Event::Heard).
+    Heartbeat,
     /// Give up this transfer, which is under way. It is answered once: by
     /// [`Event::Aborted`](crate::Event::Aborted), or as it would have been if it ended before.
     Abort(Task),

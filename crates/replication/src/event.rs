@@ -51,6 +51,8 @@ pub enum Task {
     Resync,
     /// [`Action::Prepare`](crate::Action::Prepare)
     Prepare,
+    /// [`Action::Heartbeat`](crate::Action::Heartbeat)
+    Heartbeat,
     /// [`Action::Quiesce`](crate::Action::Quiesce)
     Quiesce,
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Task {
             Self::Ship => "ship a delta",
             Self::Resync => "resynchronize",
             Self::Prepare => "prepare for failover",
+            Self::Heartbeat => "tell the replica that the machine is alive",
             Self::Quiesce => "quiesce the guest",
         })
     }
@@ -160,6 +163,8 @@ pub enum Event {
     },
     /// The replica knows that the last delta is there.
     Prepared,
+    /// The replica knows that the machine is idle, and alive.
+    Heard,
     /// The open logs have grown to these lengths, one for each disk.
     LogsGrew(Vec<Length>),
     /// The log of the oldest unshipped generation turned out to be unreadable for the disk with this
@@ -209,6 +214,7 @@ impl Event {
             Self::Shipped | Self::LogUnreadable { .. } => Some(Task::Ship),
             Self::Resynchronized { .. } => Some(Task::Resync),
             Self::Prepared => Some(Task::Prepare),
+            Self::Heard => Some(Task::Heartbeat),
             _ => None,
         }
     }

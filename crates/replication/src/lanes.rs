@@ -3,6 +3,7 @@
 use afterimage_block::Length;
 use afterimage_retry::Time;
 
+use crate::State;
 use crate::action::{Action, Barrier};
 use crate::event::Task;
 use crate::machine::Quiesce;
@@ -23,6 +24,10 @@ pub(crate) struct Lanes {
     pub(crate) window_opens: Option<Time>,
     /// Whether somebody waits for a barrier at which disks can change, and none is under way since.
     pub(crate) changes_disks: bool,
+    /// Whether the last barrier found nothing written.
+    pub(crate) quiet: bool,
+    /// What the replica last heard of an idle machine, unless something was published since.
+    pub(crate) told: Option<Told>,
     transfer: Option<Transfer>,
     pub(crate) closing: Closing,
 }
@@ -34,6 +39,14 @@ pub(crate) struct Ordered {
     /// Whether the copy was consistent when it was ordered.
     pub(crate) eligible: bool,
     /// When it was ordered.
+    pub(crate) at: Time,
+}
+
+/// That the replica was told that the machine is idle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// In which state.
+    pub(crate) state: State,
     pub(crate) at: Time,
 }
 
@@ -146,7 +159,7 @@ impl Lanes {
     /// Whether a transfer is under way that a stop waits for. Copies and resynchronizations take
     /// long and go on where they were at the next start.
     pub(crate) fn waits_for_transfer(&self) -> bool {
-        let waited_for = [Task::Claim, Task::Ship, Task::Prepare];
+        let waited_for = [Task::Claim, Task::Ship, Task::Prepare, Task::Heartbeat];
         waited_for.into_iter().any(|task| self.transfers(task))
     }
 

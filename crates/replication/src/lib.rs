@@ -90,7 +90,7 @@ pub use policy::{
     TimeOfDay, Weekday, Window, Zone,
 };
 pub use replica::{FailoverKind, NotAllowed, ReplicaRequest, ReplicaState, Role};
-pub use report::{PrimaryReport, Rpo};
+pub use report::{Liveness, PrimaryReport, Rpo};
 pub use request::{Condition, Refused};
 pub use scope::Scope;
 pub use state::{Health, ResyncReason, State};

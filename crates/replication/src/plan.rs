@@ -22,7 +22,7 @@ impl Machine {
         }
         if self.lanes.is_free()
             && self.may_send(now)
-            && let Some((task, action)) = self.wanted_transfer()
+            && let Some((task, action)) = self.wanted(now)
         {
             if task == Task::Prepare {
                 self.phase = Phase::Preparing;
@@ -61,6 +61,7 @@ impl Machine {
             self.late_at(),
             self.overdue_at(),
             self.stalls_at(),
+            self.heartbeat_at(),
         ];
         times.into_iter().flatten().min()
     }
@@ -197,7 +198,7 @@ impl Machine {
     /// next generation that goes on, and a timeout would come again and again for nothing.
     fn awaits_retry(&self, due: Time) -> bool {
         let idle = self.lanes.barrier.is_none() && self.lanes.no_barrier_before.is_none();
-        self.wanted_transfer().is_some()
+        self.wanted(due).is_some()
             || (idle && self.lanes.claimed && self.barrier_for_transfer(due).is_some())
     }
 
@@ -310,6 +311,11 @@ impl Machine {
             Closing::Draining => self.hold.is_none(),
             _ => false,
         }
+    }
+
+    fn wanted(&self, now: Time) -> Option<(Task, Action)> {
+        self.wanted_transfer()
+            .or_else(|| self.wanted_heartbeat(now))
     }
 
     fn wanted_transfer(&self) -> Option<(Task, Action)> {

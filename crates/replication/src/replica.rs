@@ -1,11 +1,9 @@
 //! The replica's side: what it is to its machine, and what its operator may ask of it.
 
-use std::time::Duration;
-
 use afterimage_block::{Epoch, Sequence, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{PrimaryReport, Rpo};
+use crate::{Liveness, PrimaryReport, Rpo};
 
 /// What a replica is at present. Kept in the replica's manifest and changed only by its
 /// compare-and-swap.
@@ -63,15 +61,13 @@ pub struct ReplicaState {
 }
 
 impl ReplicaState {
-    /// For how long the primary has been silent at `now`, if it may be alive: it reported within its
-    /// [limit](PrimaryReport::silence_max), and not that it is stopped.
-    pub fn silence_of_living(&self, now: Timestamp) -> Option<Duration> {
-        let primary = self
-            .primary
-            .as_ref()
-            .filter(|_| self.role == Role::Replica)?;
-        let silence = now.since(primary.time);
-        (silence <= primary.silence_max()).then_some(silence)
+    /// Whether the primary is alive at `now`, as far as can be told from here.
+    pub fn liveness(&self, now: Timestamp) -> Liveness {
+        match (self.role, &self.primary) {
+            (Role::Replica, Some(primary)) => primary.liveness(now),
+            (Role::Replica | Role::Reversed { .. }, _) => Liveness::Unknown,
+            _ => Liveness::Stopped,
+        }
     }
 
     /// Whether the primary may be taken for lost at `now`, so that an unplanned failover fences nobody off
@@ -80,18 +76,21 @@ impl ReplicaState {
     /// # Errors
     /// [`NotAllowed`] where it may be alive.
     pub fn presume_lost(&self, now: Timestamp) -> Result<(), NotAllowed> {
-        let Some(silence) = self.silence_of_living(now) else {
+        let (Some(primary), Liveness::Alive { .. } | Liveness::Idle { .. }) =
+            (&self.primary, self.liveness(now))
+        else {
             return Ok(());
         };
-        let (silence, limit) = (
-            silence.as_secs(),
-            self.primary
-                .as_ref()
-                .map_or(0, |primary| primary.silence_max().as_secs()),
-        );
+        let silence = now.since(primary.time).as_secs();
+        let limit = primary.silence_max().as_secs();
+        let idle = if primary.idle_secs.is_some() {
+            " that nothing is written"
+        } else {
+            ""
+        };
         Err(NotAllowed::new(
             format!(
-                "the primary reported {silence} s ago and may be alive: it is taken for lost after \
+                "the primary reported {silence} s ago{idle} and may be alive: it is taken for lost after \
                  {limit} s of silence"
             ),
             "stop it and make a planned failover, wait until it is silent, or force the failover, which \

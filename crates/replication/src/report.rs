@@ -26,6 +26,9 @@ pub struct PrimaryReport {
     /// How far its writes had come.
     #[serde(default)]
     pub positions: Option<Positions>,
+    /// Where it is idle, so that it publishes nothing: the seconds after which it reports again at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_secs: Option<u64>,
     /// How old the newest state was then that the replica could be failed over to: every write before that is
     /// in a recovery point. `None` before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,10 +36,25 @@ pub struct PrimaryReport {
 }
 
 impl PrimaryReport {
-    /// For how long its primary may be silent and still be taken to be alive: it has made no progress
-    /// within two intervals.
-    pub const fn silence_max(&self) -> Duration {
-        Duration::from_secs(self.interval_secs.saturating_mul(2))
+    /// For how long its primary may be silent and still be taken to be alive: two intervals, and before them
+    /// for as long as it said to be idle.
+    pub fn silence_max(&self) -> Duration {
+        let intervals = self.interval_secs.saturating_mul(2);
+        Duration::from_secs(intervals.saturating_add(self.idle_secs.unwrap_or_default()))
+    }
+
+    /// Whether its primary is alive at `now`, as far as that can be told from here.
+    pub(crate) fn liveness(&self, now: Timestamp) -> Liveness {
+        let since = self.time;
+        if now.since(since) > self.silence_max() {
+            return Liveness::Silent { since };
+        }
+        let nanos = u64::try_from(self.silence_max().as_nanos()).unwrap_or(u64::MAX);
+        let until = Timestamp::from_nanos(since.as_nanos().saturating_add(nanos));
+        match self.idle_secs {
+            Some(_) => Liveness::Idle { until },
+            None => Liveness::Alive { until },
+        }
     }
     /// What of the primary a failover to the recovery point `point` loses, whose barrier was at `time`.
     pub(crate) fn rpo(&self, point: Sequence, time: Timestamp) -> Rpo {
@@ -49,6 +67,33 @@ impl PrimaryReport {
             reported: self.time,
         }
     }
+}
+
+/// Whether a primary is alive, as far as its replica can tell, which knows only when it last reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Liveness {
+    /// It has reported just now.
+    Alive {
+        /// If it has not reported again by then, it will be taken for lost.
+        until: Timestamp,
+    },
+    /// It said that nothing is written, so that it reports seldom.
+    Idle {
+        /// As for one that is alive.
+        until: Timestamp,
+    },
+    /// It should have reported again: it is lost, or cut off, or takes long over a copy. Which of them nobody knows
+    /// here.
+    Silent {
+        /// When it last reported, by its clock.
+        since: Timestamp,
+    },
+    /// It was stopped in order, or is fenced off.
+    Stopped,
+    /// It never reported.
+    Unknown,
 }
 
 /// What a failover loses: the time from its recovery point to the newest state that the primary is known to
@@ -79,6 +124,20 @@ mod tests {
         Timestamp::from_nanos(secs * 1_000_000_000)
     }
 
+    fn report() -> PrimaryReport {
+        PrimaryReport {
+            state: State::Replicating,
+            health: Health::Normal,
+            pending: Length::ZERO,
+            interval_secs: 30,
+            time: at(1000),
+            statistics: None,
+            positions: None,
+            idle_secs: None,
+            rpo: None,
+        }
+    }
+
     fn known(report: &PrimaryReport, point: u64, time: u64) -> u64 {
         match report.rpo(Sequence::new(point), at(time)) {
             Rpo::AtLeast { known, reported } => {
@@ -90,17 +149,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_counted_up_to_what_was_reported() {
+    fn an_idle_primary_is_silent_for_longer() {
         let mut report = PrimaryReport {
-            state: State::Replicating,
-            health: Health::Normal,
-            pending: Length::ZERO,
-            interval_secs: 30,
-            time: at(1000),
-            statistics: None,
-            positions: None,
-            rpo: None,
+            idle_secs: Some(600),
+            ..report()
         };
+        let idle = Liveness::Idle { until: at(1660) };
+        assert_eq!(report.liveness(at(1660)), idle);
+        assert_eq!(report.liveness(at(999)), idle, "its clock is ahead");
+        let silent = Liveness::Silent { since: at(1000) };
+        assert_eq!(report.liveness(at(1661)), silent);
+        report.idle_secs = None;
+        assert_eq!(
+            report.liveness(at(1060)),
+            Liveness::Alive { until: at(1060) }
+        );
+        assert_eq!(report.liveness(at(1061)), silent);
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_up_to_what_was_reported() {
+        let mut report = report();
         assert_eq!(known(&report, 7, 970), 30, "an earlier release reported it");
         report.positions = Some(Positions {
             recoverable: Some(Sequence::new(7)),

@@ -58,6 +58,7 @@ fn a_primary_that_reported_within_two_intervals_is_not_taken_for_lost() {
             time: at(100),
             statistics: None,
             positions: None,
+            idle_secs: None,
             rpo: None,
         }),
         ..ReplicaState::default()

@@ -234,7 +234,15 @@ impl Context {
     /// Tells the replica that its primary no longer replicates.
     pub(crate) async fn release(self, writer: Writer) -> Result<(), Failed> {
         let state = self.kept(Role::Replica, writer.epoch());
-        Ok(writer.set_state(&state).await?)
+        writer.set_state(&state).await?;
+        Ok(())
+    }
+
+    /// Records that the machine is idle, and alive.
+    pub(crate) async fn heartbeat(self, writer: Writer) -> Result<Answer, Failed> {
+        let state = self.kept(Role::Replica, writer.epoch());
+        writer.set_state(&state).await?;
+        Ok(Event::Heard.into())
     }
 
     /// Compares the disks with the replica within `scopes` and publishes what differs.

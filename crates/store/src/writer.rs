@@ -104,16 +104,16 @@ impl Writer {
         self.replica.change(changed).await
     }
 
-    /// Replaces the state that is kept with the replica.
+    /// Replaces the state that is kept with the replica; the manifest then.
     ///
     /// # Errors
     /// [`Error::Fenced`], [`Error::Store`].
-    pub async fn set_state(&self, state: &Value) -> Result<()> {
+    pub async fn set_state(&self, state: &Value) -> Result<Manifest> {
         let set = |manifest: &mut Manifest| {
             manifest.state = published(&manifest.state, state);
             Ok(())
         };
-        self.change(set).await.map(drop)
+        self.change(set).await
     }
 
     pub(crate) fn objects(&self, manifest: &Manifest, disk: usize) -> Result<DiskObjects> {

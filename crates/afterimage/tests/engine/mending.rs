@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use afterimage::block::{BlockWrite, Offset};
-use afterimage::{Notice, ProtectedMachine, Replica, ResyncReason};
+use afterimage::{
+    Clock, Liveness, Notice, Policy, ProtectedMachine, Replica, ResyncReason, status,
+};
 
 use crate::fixture::{Fixture, is_point, until, write};
 
@@ -102,4 +104,41 @@ async fn a_disk_without_root_is_sent_with_the_next_point() {
 #[tokio::test]
 async fn what_a_log_held_is_compared() {
     mends("logs", true, true).await;
+}
+
+#[tokio::test]
+async fn an_idle_machine_is_known_to_be_alive_and_mends_at_a_heartbeat() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("disk.raw"), vec![7; 4 << 20]).unwrap();
+    let second = Duration::from_secs(1);
+    let policy = Policy {
+        interval: second,
+        heartbeat: second,
+        ..Policy::default()
+    };
+    let (machine, mut notices) = fixture.vm().policy(policy).start().await.unwrap();
+    until(&mut notices, is_point).await;
+    let replica = fixture.replica().await;
+    let liveness = async || {
+        let status = status(&replica, Clock::timestamp()).await.unwrap();
+        status.liveness
+    };
+    eventually(async || matches!(liveness().await, Liveness::Idle { .. })).await;
+    let path = object(&fixture, "chunks", true);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert_eq!(scrubbed(&replica).await.len(), 1);
+    eventually(async || replica.existing().await.unwrap().losses.is_empty()).await;
+    assert!(fs::read(&path).unwrap() == whole, "it is put as it was");
+    assert!(machine.stop().await.unwrap());
+}
+
+async fn eventually(holds: impl AsyncFn() -> bool) {
+    let awaited = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_mins(1);
+    tokio::time::timeout(patience, awaited).await.unwrap();
 }

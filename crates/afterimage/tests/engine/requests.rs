@@ -5,9 +5,9 @@ use std::num::NonZeroU64;
 
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
-    Bandwidth, Clock, Error, ErrorCode, Failover, Job, JobAction, JobKind, JobState, Key, Notice,
-    PointSelector, Policy, Protection, Request, ResyncReason, State, Store, TestPlace, TestResult,
-    cancel, clean_up, commit, fail_over, open_point, status,
+    Bandwidth, Clock, Error, ErrorCode, Failover, Job, JobAction, JobKind, JobState, Key, Liveness,
+    Notice, PointSelector, Policy, Protection, Request, ResyncReason, State, Store, TestPlace,
+    TestResult, cancel, clean_up, commit, fail_over, open_point, status,
 };
 use futures::FutureExt;
 
@@ -94,7 +94,8 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     until(&mut notices, is_point).await;
     let replica = fixture.replica().await;
     let now = replica.existing().await.unwrap().points[0].time;
-    assert!(status(&replica, now).await.unwrap().alive);
+    let liveness = status(&replica, now).await.unwrap().liveness;
+    assert!(matches!(liveness, Liveness::Alive { .. }), "{liveness:?}");
     let out = fixture.path("lost");
     let fail_over = |how| {
         let replica = &replica;
@@ -116,7 +117,7 @@ async fn an_unplanned_failover_fences_the_primary_until_it_is_taken_back() {
     let shown = status(&replica, Clock::timestamp()).await.unwrap();
     assert_eq!(shown.state, State::FailedOverWaitingCompletion);
     assert_eq!(shown.diverged.len(), 1, "the primary that is shut out");
-    assert!(!shown.alive);
+    assert_eq!(shown.liveness, Liveness::Stopped);
     assert!(!machine.stop().await.unwrap());
 
     let epoch = failed_over.epoch.unwrap();

@@ -33,6 +33,7 @@ impl Machine {
             return Vec::new();
         };
         self.lanes.barrier_passed();
+        self.lanes.quiet = true;
         self.next_barrier = self.barrier_after(now);
         let mut actions = self.thaw_after(&barrier);
         actions.extend(self.unchanged_since(at, now));
@@ -52,6 +53,7 @@ impl Machine {
         self.tracking = reached.tracking;
         self.next_barrier = self.barrier_after(now);
         self.lanes.barrier_passed();
+        self.lanes.quiet = false;
         self.lanes.open_lengths.clear();
         self.queue
             .retain(|sealed| !barrier.dropped.contains(&sealed.sequence));

@@ -5,6 +5,7 @@ mod base;
 mod delta;
 mod disks;
 mod failure;
+mod heartbeat;
 mod quiesce;
 mod resync;
 mod rpo;

@@ -74,6 +74,7 @@ impl Machine {
             (_,                   E::LogUnreadable { disk })      => self.log_unreadable(disk),
             (P::Resyncing { .. }, E::Resynchronized { left })     => self.resynchronized(&left, now),
             (P::Preparing,        E::Prepared)                    => self.prepared(),
+            (_,                   E::Heard)                       => self.heard(now),
 
             (_,                   E::LogsGrew(lengths))           => self.logs_grew(lengths),
             (_,                   E::LogNearlyFull)               => self.log_nearly_full(now),
@@ -95,6 +96,7 @@ impl Machine {
         let finished = self.end_transfer(task);
         if finished.is_some() {
             self.retry = None;
+            self.lanes.told = None;
         }
         finished.is_some()
     }

@@ -21,6 +21,10 @@ pub use window::Window;
 pub struct Policy {
     /// The time between two barriers, 1 s to 15 min. Default 30 s.
     pub interval: Duration,
+    /// The time after which an idle machine, which publishes nothing, tells its replica again that it is alive,
+    /// 1 s to 24 h; see [`Policy::heartbeat`]. Until then, and two intervals more, it is not taken for lost.
+    /// Each time costs a request or two at the store. Default 10 min.
+    pub heartbeat: Duration,
     /// The share of a disk's size that its unshipped logs may reach, in percent, 1 to 100. Past it
     /// the logs are dropped and the machine is marked for resynchronization. Default 50.
     pub resync_threshold_percent: u8,
@@ -76,6 +80,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(30),
+            heartbeat: Duration::from_mins(10),
             resync_threshold_percent: 50,
             automatic_resync: true,
             resync_window: None,
@@ -114,6 +119,8 @@ impl Policy {
         let second = Duration::from_secs(1);
         let interval = Self::INTERVAL_MIN..=Self::INTERVAL_MAX;
         within("interval", self.interval, interval, "1 s to 15 min")?;
+        let heartbeats = second..=Duration::from_hours(24);
+        within("heartbeat", self.heartbeat, heartbeats, "1 s to 24 h")?;
         let threshold = self.resync_threshold_percent;
         within("resync_threshold_percent", threshold, 1..=100, "1 to 100")?;
         let points = self.recovery_points_max;
@@ -150,6 +157,11 @@ impl Policy {
             within("rpo_alert", alert, range, "1 s to 7 days")?;
         }
         Ok(())
+    }
+
+    /// The time between two heartbeats of an idle machine: never shorter than the interval.
+    pub fn heartbeat(&self) -> Duration {
+        self.heartbeat.max(self.interval)
     }
 
     /// How many bytes of unshipped logs a disk of `size` may have.

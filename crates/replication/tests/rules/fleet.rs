@@ -48,7 +48,7 @@ fn what_a_barrier_takes_does_not_put_the_next_one_off() {
     let first = walk.now;
     for number in 1..20 {
         walk.pass(Duration::from_millis(137));
-        walk.tell(Event::Quiet);
+        walk.quiet();
         let actions = walk.timeout();
         assert!(matches!(actions[..], [Action::Barrier(_)]), "{actions:?}");
         assert_eq!(walk.now.since(first), interval * number);

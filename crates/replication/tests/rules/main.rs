@@ -4,6 +4,7 @@ mod cancel;
 mod fleet;
 mod gaps;
 mod growing;
+mod heartbeat;
 mod hours;
 mod quiesce;
 mod rpo;

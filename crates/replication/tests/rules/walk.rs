@@ -59,6 +59,13 @@ impl Walk {
         self.now = self.now + time;
     }
 
+    /// Nothing was written, which the replica hears.
+    pub(crate) fn quiet(&mut self) {
+        if self.tell(Event::Quiet).contains(&Action::Heartbeat) {
+            self.tell(Event::Heard);
+        }
+    }
+
     /// Reaches the barrier that is among `actions`.
     pub(crate) fn reach(&mut self, actions: &[Action]) -> Vec<Action> {
         let reached = reached(&barrier(actions), Ended::Sealed(Length::new(512)));

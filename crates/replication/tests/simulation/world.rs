@@ -475,6 +475,7 @@ impl World {
                 let left = self.resync(sequence, &scopes, &sizes);
                 Some(Event::Resynchronized { left })
             }
+            Action::Heartbeat => Some(Event::Heard),
             Action::Prepare => {
                 let images = self.replica.images.as_ref();
                 assert_eq!(images, Some(&self.disks), "prepared without the last delta");
@@ -700,6 +701,7 @@ fn task_of(action: &Action) -> Option<Task> {
         Action::Ship(_) => Some(Task::Ship),
         Action::Resync { .. } => Some(Task::Resync),
         Action::Prepare => Some(Task::Prepare),
+        Action::Heartbeat => Some(Task::Heartbeat),
         Action::Quiesce { .. } => Some(Task::Quiesce),
         _ => None,
     }

@@ -33,6 +33,7 @@ pub(crate) const EVENTS: [&str; 27] = [
     "resynchronized",
     "resynchronized in part",
     "prepared",
+    "heard",
     "logs outgrew their quota",
     "log nearly full",
     "changed untracked",
@@ -62,6 +63,7 @@ pub(crate) const ACTIONS: [&str; 23] = [
     "Ship",
     "Resync",
     "Prepare",
+    "Heartbeat",
     "Abort",
     "Release",
     "Discard",
@@ -318,6 +320,7 @@ impl Node {
                 ]
             }
             Action::Prepare => vec![("prepared", Event::Prepared)],
+            Action::Heartbeat => vec![("heard", Event::Heard)],
             _ => Vec::new(),
         };
         if let Some(task) = task_of(action) {
@@ -442,6 +445,7 @@ fn task_of(action: &Action) -> Option<Task> {
         Action::Ship(_) => Task::Ship,
         Action::Resync { .. } => Task::Resync,
         Action::Prepare => Task::Prepare,
+        Action::Heartbeat => Task::Heartbeat,
         Action::Quiesce { .. } => Task::Quiesce,
         _ => return None,
     })

@@ -245,6 +245,9 @@ impl World {
                 let through = process.machine.durable().unwrap_or_default();
                 transfer(Task::Prepare, Box::pin(context.prepare(writer, through)))
             }
+            (Action::Heartbeat, Some(writer)) => {
+                transfer(Task::Heartbeat, Box::pin(context.heartbeat(writer)))
+            }
             (action, _) => match task_of(&action) {
                 Some(task) => Pending::Answer(task, Err(Failed::NotClaimed)),
                 None => return,
@@ -285,6 +288,8 @@ impl World {
                 time: self.hub.wall(),
                 statistics: None,
                 positions: Some(machine.positions()),
+                idle_secs: matches!(action, Action::Heartbeat)
+                    .then(|| machine.policy().heartbeat().as_secs()),
                 rpo: None,
             },
             base: Rc::clone(&site.base),
@@ -625,6 +630,7 @@ fn task_of(action: &Action) -> Option<Task> {
         Action::Ship(_) => Some(Task::Ship),
         Action::Resync { .. } => Some(Task::Resync),
         Action::Prepare => Some(Task::Prepare),
+        Action::Heartbeat => Some(Task::Heartbeat),
         _ => None,
     }
 }
