@@ -18,7 +18,7 @@ use afterimage_retry::{Class, Time};
 const MACHINES_MAX: usize = 20_000;
 
 /// The events that are tried, apart from requests.
-pub(crate) const EVENTS: [&str; 27] = [
+pub(crate) const EVENTS: [&str; 28] = [
     "claimed, no base there",
     "claimed, at the newest acknowledged",
     "claimed, an older state there",
@@ -50,7 +50,7 @@ pub(crate) const EVENTS: [&str; 27] = [
 ];
 
 /// The actions that must be among those found.
-pub(crate) const ACTIONS: [&str; 23] = [
+pub(crate) const ACTIONS: [&str; 24] = [
     "Claim",
     "Barrier",
     "Barrier + snapshot",
