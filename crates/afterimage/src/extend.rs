@@ -21,7 +21,7 @@ use crate::error::blocking;
 use crate::excluded::ExcludedDisk;
 use crate::generations::log_extent;
 use crate::shared::Kept;
-use crate::transfer;
+use crate::transfer::retain;
 use crate::{Clock, Result};
 
 /// Pages of a first copy between two records of how far it is.
@@ -363,7 +363,8 @@ impl Extension {
             at: Some(sequence),
             copy: None,
         });
-        transfer::publish(&self.policy, &self.writer, &publication, &state).await?;
+        self.writer.publish(&publication, &state).await?;
+        retain(&self.policy, &self.writer).await;
         Ok(sent)
     }
 

@@ -4,13 +4,9 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use afterimage_block::ContentDigest;
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion,
-};
-use sha2::{Digest, Sha256};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 
 use crate::manifest::LENGTH_MAX;
 use crate::{Error, Result};
@@ -40,40 +36,17 @@ where
     read().await
 }
 
-/// What tells an object from every other that was ever in its place, so that it is replaced only while it
-/// is still that: the store's tag where conditions are the store's, and the content's digest.
-#[derive(Clone, Debug)]
-pub(crate) struct Stamp {
-    version: UpdateVersion,
-    digest: ContentDigest,
-}
-
-impl Stamp {
-    fn of(bytes: &[u8], e_tag: Option<String>, version: Option<String>) -> Self {
-        Self {
-            version: UpdateVersion { e_tag, version },
-            digest: ContentDigest::new(Sha256::digest(bytes).into()),
-        }
-    }
-
-    /// Whether the store's own conditions can be made of it: not every answer to a put tells the tag.
-    pub(crate) fn is_tagged(&self) -> bool {
-        self.version.e_tag.is_some() || self.version.version.is_some()
-    }
-}
-
-/// An object as it was read.
+/// An object as it was read, to be replaced only while it is still that.
 #[derive(Clone, Debug)]
 pub(crate) struct Current {
     pub(crate) bytes: Bytes,
-    pub(crate) stamp: Stamp,
+    version: UpdateVersion,
 }
 
 /// Whether a replacement was made.
 #[derive(Debug)]
 pub(crate) enum Swap {
-    /// It was, and is this.
-    Done(Stamp),
+    Done,
     /// The object is no longer what was expected, but this, or not there.
     Conflict(Option<Current>),
 }
@@ -105,13 +78,15 @@ impl Cas {
         if size > length_max {
             return Err(Error::damaged(path, "it is too long"));
         }
-        let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
+        let version = UpdateVersion {
+            e_tag: found.meta.e_tag.clone(),
+            version: found.meta.version.clone(),
+        };
         let bytes = found.bytes().await.map_err(failed)?;
         if bytes.len() as u64 != size {
             return Err(Error::cut(path, size, bytes.len()));
         }
-        let stamp = Stamp::of(&bytes, e_tag, version);
-        Ok(Some(Current { bytes, stamp }))
+        Ok(Some(Current { bytes, version }))
     }
 
     /// Replaces the object at `path`, which must be `expected` (`None`: must not be there). `bytes`
@@ -119,14 +94,14 @@ impl Cas {
     pub(crate) async fn replace(
         &self,
         path: &Path,
-        expected: Option<&Stamp>,
+        expected: Option<&Current>,
         bytes: Bytes,
     ) -> Result<Swap> {
         let put = match self {
             Self::Conditional(_) => {
                 let mode = match expected {
                     None => PutMode::Create,
-                    Some(stamp) => PutMode::Update(stamp.version.clone()),
+                    Some(current) => PutMode::Update(current.version.clone()),
                 };
                 self.put(path, bytes.clone(), mode).await
             }
@@ -140,7 +115,7 @@ impl Cas {
             }
         };
         match put {
-            Ok(put) => Ok(Swap::Done(Stamp::of(&bytes, put.e_tag, put.version))),
+            Ok(()) => Ok(Swap::Done),
             Err(error) => self.settle(path, expected, &bytes, error).await,
         }
     }
@@ -151,23 +126,24 @@ impl Cas {
     async fn settle(
         &self,
         path: &Path,
-        expected: Option<&Stamp>,
+        expected: Option<&Current>,
         bytes: &Bytes,
         error: Error,
     ) -> Result<Swap> {
         match self.read(path, LENGTH_MAX).await {
-            Ok(Some(present)) if present.bytes == *bytes => Ok(Swap::Done(present.stamp)),
+            Ok(Some(present)) if present.bytes == *bytes => Ok(Swap::Done),
             Ok(present) if !is_same(present.as_ref(), expected) => Ok(Swap::Conflict(present)),
             _ => Err(error),
         }
     }
 
-    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<PutResult> {
+    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<()> {
         let options = PutOptions::from(mode);
         let put = self
             .store()
             .put_opts(path, PutPayload::from(bytes), options);
         put.await
+            .map(drop)
             .map_err(|source| Error::store("write", path, source))
     }
 
@@ -181,7 +157,7 @@ impl Cas {
         if self.is_replaced(path, None, bytes(b"2")).await? {
             return Err(Error::NoConditions("an object was created over another"));
         }
-        let stale = self.read(path, 1024).await?.map(|current| current.stamp);
+        let stale = self.read(path, 1024).await?;
         if !self.is_replaced(path, stale.as_ref(), bytes(b"3")).await? {
             return Err(Error::NoConditions(
                 "an object with the right tag was not replaced",
@@ -202,12 +178,12 @@ impl Cas {
     async fn is_replaced(
         &self,
         path: &Path,
-        expected: Option<&Stamp>,
+        expected: Option<&Current>,
         bytes: Bytes,
     ) -> Result<bool> {
         use object_store::Error as Store;
         match self.replace(path, expected, bytes).await {
-            Ok(swap) => Ok(matches!(swap, Swap::Done(_))),
+            Ok(swap) => Ok(matches!(swap, Swap::Done)),
             Err(Error::Store {
                 source: Store::Precondition { .. } | Store::AlreadyExists { .. },
                 ..
@@ -217,8 +193,8 @@ impl Cas {
     }
 }
 
-fn is_same(present: Option<&Current>, expected: Option<&Stamp>) -> bool {
-    present.map(|current| current.stamp.digest) == expected.map(|stamp| stamp.digest)
+fn is_same(present: Option<&Current>, expected: Option<&Current>) -> bool {
+    present.map(|current| &current.bytes) == expected.map(|current| &current.bytes)
 }
 
 /// Locks the file, waiting for whoever has it; unlocked when the handle is dropped.

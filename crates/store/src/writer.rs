@@ -9,10 +9,8 @@ use serde_json::Value;
 
 use crate::base::{BaseProgress, BaseWriter};
 use crate::layout::DiskLayout;
+use crate::manifest::Naming;
 use crate::objects::DiskObjects;
-use crate::pack::{LogBytes, Packing, Packs, Place};
-use crate::replica::Seen;
-use crate::upload::{PART, content_of};
 use crate::{
     Checkpoint, Error, Fence, LogEntry, LogObject, Loss, Manifest, RecoveryPoint, Replica, Result,
 };
@@ -27,17 +25,14 @@ pub const NOTES: &str = "notes";
 pub struct Writer {
     replica: Replica,
     fence: Fence,
-    /// The manifest as it was written or read last; `None` after whatever leaves that in doubt. It is
-    /// replaced only while it is the present one, so that an older one costs a request and no more.
-    seen: Arc<Mutex<Option<Seen>>>,
-    /// The objects with logs that were put and are not published.
-    put: Arc<Mutex<Vec<Put>>>,
+    /// The logs that were put and are not published.
+    put: Arc<Mutex<Vec<PutLog>>>,
 }
 
-/// An object with logs that was put.
+/// A log that was put.
 #[derive(Clone, Debug)]
-struct Put {
-    /// The newest generation of them.
+struct PutLog {
+    disk: usize,
     sequence: Sequence,
     path: Path,
 }
@@ -48,7 +43,7 @@ pub struct Publication {
     /// The first generation that the logs are of: it follows the newest that the replica has. That of
     /// [`logs`](Self::logs), unless they are merged.
     pub first: Sequence,
-    /// The logs, as they were [put](Writer::put_log).
+    /// The logs, all durable.
     pub logs: LogEntry,
     /// The size of each disk at their barrier.
     pub sizes: Vec<Length>,
@@ -66,29 +61,16 @@ pub struct Publication {
 }
 
 impl Writer {
-    pub(crate) fn new(replica: Replica, seen: Seen) -> Self {
-        let writer = Self {
+    pub(crate) fn new(replica: Replica, fence: Fence) -> Self {
+        Self {
             replica,
-            fence: seen.manifest.fence,
-            seen: Arc::default(),
+            fence,
             put: Arc::default(),
-        };
-        writer.remember(seen);
-        writer
-    }
-
-    fn put(&self) -> MutexGuard<'_, Vec<Put>> {
-        self.put.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, seen: Seen) {
-        if seen.stamp.is_tagged() || self.replica.store.is_folder() {
-            *self.seen() = Some(seen);
         }
+    }
+
+    fn put(&self) -> MutexGuard<'_, Vec<PutLog>> {
+        self.put.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The epoch that it writes in.
@@ -101,32 +83,12 @@ impl Writer {
         &self.replica
     }
 
-    /// The manifest as it is remembered, or else read. It may not be the present one any more.
-    pub(crate) async fn known(&self) -> Result<Manifest> {
-        let seen = self.seen().clone();
-        self.check_reachable(seen.is_some()).await?;
-        if let Some(seen) = seen {
-            return Ok(seen.manifest);
-        }
-        let seen = self.replica.read_existing().await?;
-        self.remember(seen.clone());
-        Ok(seen.manifest)
-    }
-
-    /// Whether the store is still there. A folder may be no longer mounted, and would take what is put;
-    /// elsewhere a manifest that is remembered is not replaced where there is none.
-    async fn check_reachable(&self, remembered: bool) -> Result<()> {
-        if remembered && !self.replica.store.is_folder() {
-            return Ok(());
-        }
-        self.replica.store.check_reachable().await
-    }
-
     /// Changes the manifest, if the fence is still this writer's.
     pub(crate) async fn change(
         &self,
         change: impl Fn(&mut Manifest) -> Result<()>,
     ) -> Result<Manifest> {
+        self.replica.store.check_reachable().await?;
         let changed = |present: Option<Manifest>| {
             let missing = || Error::NoReplica(self.replica.name.to_string());
             let mut manifest = present.ok_or_else(missing)?;
@@ -139,34 +101,7 @@ impl Writer {
             change(&mut manifest)?;
             Ok(manifest)
         };
-        // Taken: whatever fails from here on leaves it in doubt.
-        let remembered = self.seen().take();
-        let written = match self.change_remembered(remembered, &changed).await? {
-            Some(written) => written,
-            None => {
-                self.check_reachable(false).await?;
-                self.replica.change(changed).await?
-            }
-        };
-        self.remember(written.clone());
-        Ok(written.manifest)
-    }
-
-    /// Changes the manifest that is remembered; `None` if there is none, or it will not do any more. What
-    /// would be refused is refused only by the present one.
-    async fn change_remembered(
-        &self,
-        remembered: Option<Seen>,
-        changed: impl Fn(Option<Manifest>) -> Result<Manifest>,
-    ) -> Result<Option<Seen>> {
-        let Some(Seen { manifest, stamp }) = remembered else {
-            return Ok(None);
-        };
-        let Ok(next) = changed(Some(manifest)) else {
-            return Ok(None);
-        };
-        self.check_reachable(true).await?;
-        self.replica.swap(Some(&stamp), next).await
+        self.replica.change(changed).await
     }
 
     /// Replaces the state that is kept with the replica; the manifest then.
@@ -190,7 +125,7 @@ impl Writer {
     /// # Errors
     /// [`Error::NoReplica`], [`Error::Store`].
     pub async fn base(&self, disk: usize, progress: BaseProgress) -> Result<BaseWriter> {
-        let manifest = self.known().await?;
+        let manifest = self.replica.existing().await?;
         Ok(BaseWriter::new(self.objects(&manifest, disk)?, progress))
     }
 
@@ -226,16 +161,15 @@ impl Writer {
         self.change(publish).await.map(drop)
     }
 
-    /// Stores a sealed log of disk number `disk`, which counts once it is published: a small one within
-    /// what is returned ([`Inlining`](crate::Inlining)), so that publishing it makes it durable; a larger
-    /// one is durable when this returns. What is sent is proved on its way, whatever became of the file
-    /// since it was.
+    /// Stores a sealed log of disk number `disk`; it is durable when this returns, and counts once it
+    /// is published. What is sent is proved on its way, whatever became of the file since it was.
     ///
     /// # Errors
     /// [`Error::Refused`] if the log is of another disk or of when it was smaller, compressed or encrypted;
     /// [`Error::LogChanged`], [`Error::Folder`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
-        let manifest = self.known().await?;
+        self.replica.store.check_reachable().await?;
+        let manifest = self.replica.existing().await?;
         let header = log.header();
         let ours = manifest.disks.get(disk);
         if ours.is_none_or(|ours| ours.id != header.disk || header.disk_size < ours.size) {
@@ -254,41 +188,17 @@ impl Writer {
             epoch: self.fence.epoch,
             length: log.summary().file_length,
             content: log.summary().content,
-            place: Place::Content,
+            naming: Naming::Content,
         };
-        let inlined_max = self.replica.store.inlining.log_max.min(Length::new(PART));
-        if stored.length <= inlined_max {
-            let place = Place::Inlined(LogBytes(content_of(log).await?));
-            return Ok(LogObject { place, ..stored });
-        }
         let path = objects.layout.log(header.last, &stored);
-        self.note_put(header.last, &path);
+        let sequence = header.last;
+        self.put().push(PutLog {
+            disk,
+            sequence,
+            path: path.clone(),
+        });
         objects.upload_log(log, &path).await?;
         Ok(stored)
-    }
-
-    /// Notes what is put, so that it is deleted if it comes to nothing.
-    fn note_put(&self, sequence: Sequence, path: &Path) {
-        let path = path.clone();
-        self.put().push(Put { sequence, path });
-    }
-
-    /// Puts the logs that the manifest holds, and those of `publication` that it would, into one object
-    /// if they are too many for it.
-    async fn pack(&self, publication: &Publication) -> Result<Packing> {
-        let manifest = self.known().await?;
-        let before = manifest.logs.iter();
-        let before = before.filter(|entry| entry.sequence < publication.first);
-        let entries = before.chain([&publication.logs]);
-        let total_max = self.replica.store.inlining.total_max;
-        let packing = Packing::of(entries, total_max, self.fence.epoch);
-        if let Some((pack, content)) = &packing.pack {
-            let objects = self.objects(&manifest, 0)?;
-            let path = objects.layout.pack(pack);
-            self.note_put(pack.sequence, &path);
-            objects.put(&path, content.clone()).await?;
-        }
-        Ok(packing)
     }
 
     /// Publishes the logs of one generation, and the recovery point that they lead to. Publishing
@@ -298,23 +208,6 @@ impl Writer {
     /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Shrunk`],
     /// [`Error::Store`].
     pub async fn publish(&self, publication: &Publication, state: &Value) -> Result<Manifest> {
-        let all = |_: &Manifest| usize::MAX;
-        self.publish_retaining(publication, state, all).await
-    }
-
-    /// The same, and keeps of the recovery points then as many of the newest as `points_max` says: at
-    /// least one, and what is newer than the oldest of these. It is asked of the manifest with the new one.
-    /// What only older ones needed is left to [`retain`](Self::retain).
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish).
-    pub async fn publish_retaining(
-        &self,
-        publication: &Publication,
-        state: &Value,
-        points_max: impl Fn(&Manifest) -> usize,
-    ) -> Result<Manifest> {
-        let packing = self.pack(publication).await?;
         let publish = |manifest: &mut Manifest| {
             manifest.state = published(&manifest.state, state);
             if !follows(manifest, publication)? {
@@ -322,10 +215,8 @@ impl Writer {
             }
             manifest.grow(&publication.sizes, publication.logs.sequence)?;
             manifest.logs.push(publication.logs.clone());
-            packing.apply(&mut manifest.logs);
             manifest.points.extend(publication.point);
             manifest.amend(&publication.amends, publication.logs.sequence);
-            manifest.keep_points(points_max(manifest));
             Ok(())
         };
         let manifest = self.change(publish).await?;
@@ -341,15 +232,22 @@ impl Writer {
             .put()
             .extract_if(.., |put| Some(put.sequence) <= last)
             .collect();
-        if settled.is_empty() {
-            return Ok(());
-        }
-        let is_of = |entry: &&LogEntry| settled.iter().any(|put| put.sequence == entry.sequence);
-        let named = self.log_objects(manifest, manifest.logs.iter().filter(is_of))?;
-        let paths = settled.into_iter().map(|put| put.path);
-        let unnamed: Vec<_> = paths.filter(|path| !named.contains(path)).collect();
-        if !unnamed.is_empty() {
-            self.objects(manifest, 0)?.delete(unnamed).await;
+        for PutLog {
+            disk,
+            sequence,
+            path,
+        } in settled
+        {
+            let objects = self.objects(manifest, disk)?;
+            let mut entries = manifest
+                .logs
+                .iter()
+                .filter(|entry| entry.sequence == sequence);
+            let published = entries.find_map(|entry| *entry.disks.get(disk)?);
+            let published = published.map(|log| objects.layout.log(sequence, &log));
+            if published.as_ref() != Some(&path) {
+                objects.delete(vec![path]).await;
+            }
         }
         Ok(())
     }
@@ -373,8 +271,7 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     let last = manifest.last().ok_or_else(|| {
         Error::Refused("the replica has no base yet that a log could follow".into())
     })?;
-    let newest = manifest.logs.last();
-    if newest.is_some_and(|newest| newest.is_same(&publication.logs)) {
+    if manifest.logs.last() == Some(&publication.logs) {
         return Ok(false);
     }
     if Some(found) != last.checked_next() {
@@ -388,9 +285,9 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     for (disk, predecessor) in publication.predecessors.iter().enumerate() {
         // Where the log before was lost, what it was to be followed by is of no log that is here.
         let before = manifest.logs.last();
-        let before = before.and_then(|entry| entry.of_disk(disk));
+        let before = before.and_then(|entry| *entry.disks.get(disk)?);
         let known = before
-            .map(|(_, log)| log.content)
+            .map(|log| log.content)
             .filter(|_| *predecessor != ContentDigest::NONE);
         if known.is_some_and(|known| known != *predecessor) {
             return Err(Error::BrokenChain { sequence: found });
@@ -421,7 +318,6 @@ impl Replica {
             layout: DiskLayout::new(&self.name, found.id, manifest.cipher()),
             id: found.id,
             size: manifest.size_at(disk, sequence),
-            packs: Packs::default(),
         })
     }
 }
