@@ -5,7 +5,7 @@
 //! - Whatever the file holds, what is in doubt lies on the disk, or is everything.
 //! - Marked regions are in doubt after any tear behind them, and after any change of one byte that is
 //!   not in the last entry: a last entry that is torn stands for a write that was never made.
-//! - A file of another disk or size puts everything in doubt.
+//! - A file of another disk, or of a larger one, puts everything in doubt.
 
 use std::path::Path;
 
@@ -121,7 +121,11 @@ fn written(path: &Path, size: Length, region: u64, marks: &[(u64, u64)], damage:
         _ => (DISK, size),
     };
     match damage {
-        Damage::Torn(bytes) => file[end..end + ENTRY].copy_from_slice(bytes),
+        Damage::Torn(bytes) => {
+            // Room is reserved for the entries of all regions, and for no more.
+            file.resize(file.len().max(end + ENTRY), 0);
+            file[end..end + ENTRY].copy_from_slice(bytes);
+        }
         Damage::Flipped { at, by } => {
             let at = usize::from(*at) % end;
             file[at] ^= by;
