@@ -359,12 +359,19 @@ impl World {
         if self.third_is_at_rest() {
             return Ok(());
         }
+        self.extend_whole()
+    }
+
+    /// Extends until the work that is under way, or begun by it, is done.
+    fn extend_whole(&mut self) -> Result<(), Broken> {
+        let works = |world: &Self| {
+            world
+                .third
+                .as_ref()
+                .is_some_and(|third| third.work.is_some())
+        };
         self.extend()?;
-        while self
-            .third
-            .as_ref()
-            .is_some_and(|third| third.work.is_some())
-        {
+        while works(self) {
             self.extend()?;
         }
         Ok(())
@@ -415,14 +422,7 @@ impl World {
             Broken::new(Invariant::Converges, "the third site is not failed over")
         })?;
         // What replicated on to it may still be there: it is refused.
-        self.extend()?;
-        while self
-            .third
-            .as_ref()
-            .is_some_and(|third| third.work.is_some())
-        {
-            self.extend()?;
-        }
+        self.extend_whole()?;
         let images = self.third_contents(point)?;
         let Some(third) = self.third.take() else {
             return Ok(());
