@@ -77,8 +77,8 @@ impl Replica {
     /// The present manifest; `None` if there is no such replica.
     ///
     /// # Errors
-    /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::RolledBack`], [`Error::Store`];
-    /// [`Error::KeyMissing`], [`Error::KeyUnused`], [`Error::KeyWrong`].
+    /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::RolledBack`], [`Error::Store`],
+    /// [`Error::Unreachable`]; [`Error::KeyMissing`], [`Error::KeyUnused`], [`Error::KeyWrong`].
     pub async fn manifest(&self) -> Result<Option<Manifest>> {
         Ok(self.read().await?.map(|(manifest, _)| manifest))
     }
@@ -92,8 +92,14 @@ impl Replica {
         manifest.ok_or_else(|| Error::NoReplica(self.name.to_string()))
     }
 
+    /// That there is none counts only where the store still is, looked at afterwards: a folder that
+    /// was just unmounted has no manifests either.
     async fn read(&self) -> Result<Option<(Manifest, Current)>> {
-        proved(|| self.read_once()).await
+        let found = proved(|| self.read_once()).await?;
+        if found.is_none() {
+            self.store.check_reachable().await?;
+        }
+        Ok(found)
     }
 
     async fn read_once(&self) -> Result<Option<(Manifest, Current)>> {

@@ -656,6 +656,8 @@ async fn a_folder_that_is_gone_is_unreachable_and_not_a_new_store() {
         matches!(error, Error::Unreachable(_)) && error.is_recoverable(),
         "{error}"
     );
+    let error = replica.existing().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error}");
     let error = Store::open_existing(path.to_str().unwrap())
         .await
         .unwrap_err();

@@ -130,7 +130,7 @@ async fn requests_keep_to_their_budget() {
         let writer = history::claim(&replica).await;
         assert_eq!(
             objects.taken(),
-            requests(&[("put", 1), ("get", 1)]),
+            requests(&[("put", 1), ("get", 2)]),
             "claim"
         );
         primary

@@ -11,6 +11,7 @@ use afterimage::{
 };
 use tempfile::TempDir;
 use tokio::sync::broadcast::Receiver;
+use tokio::time::{Instant, timeout_at};
 
 pub(crate) struct Fixture(pub(crate) TempDir);
 
@@ -136,15 +137,16 @@ pub(crate) async fn until(
     notices: &mut Receiver<Notice>,
     awaited: impl Fn(&Notice) -> bool,
 ) -> Notice {
-    let awaited = async {
-        loop {
-            let notice = notices.recv().await.unwrap();
-            if awaited(&notice) {
-                return notice;
-            }
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut seen = Vec::new();
+    loop {
+        let Ok(notice) = timeout_at(deadline, notices.recv()).await else {
+            panic!("not among the notices of a minute: {seen:#?}");
+        };
+        let notice = notice.unwrap();
+        if awaited(&notice) {
+            return notice;
         }
-    };
-    tokio::time::timeout(Duration::from_mins(1), awaited)
-        .await
-        .unwrap()
+        seen.push(notice);
+    }
 }

@@ -144,6 +144,8 @@ async fn with_a_damaged_log(damage: impl Fn(&Path)) {
     until(&mut notices, |n| matches!(n, Notice::Retry { .. })).await;
     assert!(!machine.stop().await.unwrap());
     damage(&fixture.find("vm.state/logs", ".ailog"));
+    // A put that was under way may have made the folder anew.
+    let _ = fs::remove_dir_all(&here);
     fs::rename(&away, &here).unwrap();
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
     let required = until(&mut notices, |n| matches!(n, Notice::ResyncRequired { .. })).await;
