@@ -3,6 +3,7 @@
 //! Hashing and disks block, so a driver has threads whatever the stream is. All that is asynchronous is
 //! the stream, and the driver's logic is the same.
 
+use std::future::pending;
 use std::io::{self, Read, Write};
 use std::panic::resume_unwind;
 
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 /// that blocks.
 ///
 /// Dropped before it is ready, it makes the stream fail, at which the end gives up as it does when a
-/// connection breaks.
+/// connection breaks. An end that gives up by itself still has its last word written.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -56,22 +57,23 @@ where
     S: AsyncRead + AsyncWrite + Send + 'static,
     T: Send + 'static,
 {
-    // Its receivers learn when it is dropped, with this future or at its end.
-    let (_guard, dropped) = watch::channel(());
     let (reader, writer) = split(stream);
-    let runtime = Runtime {
-        handle: Handle::current(),
-        dropped,
-    };
+    // Dropped with this future, too.
+    let (reading, runtime) = Runtime::new();
     let reader = StreamReader {
         half: reader,
-        runtime: runtime.clone(),
+        runtime,
     };
+    let (writing, runtime) = Runtime::new();
     let writer = StreamWriter {
         half: writer,
         runtime,
     };
-    match spawn_blocking(move || run(reader, writer)).await {
+    let ended = spawn_blocking(move || run(reader, writer)).await;
+    drop(reading);
+    // An end that gave up has not waited until its last word was written.
+    let _ = writing.send(true);
+    match ended {
         Ok(ended) => ended,
         Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
         Err(_) => Err(Error::Stopped),
@@ -92,24 +94,40 @@ pub struct StreamWriter<S> {
     runtime: Runtime,
 }
 
-#[derive(Clone, Debug)]
+/// The runtime, for as long as anybody waits for the resync.
+#[derive(Debug)]
 struct Runtime {
     handle: Handle,
-    dropped: watch::Receiver<()>,
+    /// Its sender is dropped when nobody does any more; was it true by then, what there is still to do
+    /// is done.
+    released: watch::Receiver<bool>,
 }
 
 impl Runtime {
-    /// Waits for an operation of the stream, for as long as anybody waits for the resync.
+    fn new() -> (watch::Sender<bool>, Self) {
+        let (guard, released) = watch::channel(false);
+        let handle = Handle::current();
+        (guard, Self { handle, released })
+    }
+
+    /// Waits for an operation of the stream.
     fn wait<T>(&mut self, operation: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let Self { handle, dropped } = self;
+        let Self { handle, released } = self;
         handle.block_on(async {
             tokio::select! {
                 done = operation => done,
-                _ = dropped.changed() => {
+                () = abandoned(released) => {
                     Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nobody waits for it"))
                 }
             }
         })
+    }
+}
+
+async fn abandoned(released: &mut watch::Receiver<bool>) {
+    while released.changed().await.is_ok() {}
+    if *released.borrow() {
+        pending::<()>().await;
     }
 }
 

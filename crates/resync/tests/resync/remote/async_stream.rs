@@ -1,6 +1,7 @@
 //! Both ends over an asynchronous stream.
 
 use std::future::Future;
+use std::io::{self, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -206,4 +207,36 @@ fn a_panic_comes_through() {
     let (here, _there) = duplex(64);
     let ended: Result<()> = runtime.block_on(over_stream(here, |_, _| panic!("as it should")));
     ended.unwrap();
+}
+
+#[test]
+fn the_last_word_of_an_end_that_gives_up_is_written() {
+    for runtime in runtimes() {
+        let (near, far, terms) = disks();
+        let (here, there) = duplex(16 << 10);
+        let control = Control::default();
+        control.cancel();
+        let sent = over_stream(here, move |from, to| {
+            let driver = Driver::new(terms).controlled_by(&control);
+            driver.run_source(&*near, from, Slow(to))
+        });
+        let (sent, received) = runtime
+            .block_on(async { tokio::join!(sent, target(&far, terms, &Saved::default(), there)) });
+        assert!(matches!(sent, Err(Error::Stopped)), "{sent:?}");
+        assert!(matches!(received, Err(Error::Peer { .. })), "{received:?}");
+    }
+}
+
+/// Is written to when the end has long given up.
+struct Slow<W>(W);
+
+impl<W: Write> Write for Slow<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        std::thread::sleep(Duration::from_millis(300));
+        self.0.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
