@@ -14,6 +14,7 @@ mod machine;
 pub mod plan;
 #[path = "recovery_plan/mod.rs"]
 pub mod recovery_plan;
+mod requests;
 #[path = "resync/mod.rs"]
 pub mod resync;
 mod table;
@@ -23,6 +24,7 @@ mod watch;
 pub use guest::{Guest, make_image, sha256};
 pub use key::KeyArguments;
 pub use machine::MachineArguments;
+pub use requests::{Requests, ask, serve};
 pub use table::{Row, Table};
 pub use walk::{Outage, Walk};
 pub use watch::Watch;

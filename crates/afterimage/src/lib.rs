@@ -63,6 +63,11 @@
 //! failed back to. A pull that ended is marked by the files' times, so that the next one need take
 //! only what the logs since then name.
 //!
+//! *An existing copy is a replica like any other* ([`Protection::adopt`]): images that were carried to its
+//! site, or a backup there, are protected under the machine's name until they are stopped. The machine takes
+//! that replica over in an epoch of its own, in which all of its disks is in doubt; so the resynchronization
+//! that there is does the rest, and whoever made the copy is fenced off as any former primary is.
+//!
 //! *A third site needs nothing of the first* ([`Extension`]): a replica is replicated on to a further one
 //! from what the store holds, its points in the further store's own logs and epochs.
 //!
@@ -79,6 +84,7 @@
 //! and become the log of the generation that was open. The log that was being written is not needed
 //! for it: what it holds is on the disk as well, and what it lost is too.
 
+mod adopt;
 mod clock;
 mod divergence;
 mod driver;

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use afterimage_block::{Access, BlockRead, BlockWrite, DiskId, Length, RawDisk, TrackedDisk};
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
 use afterimage_replication::{Action, Event, Machine, NotAllowed, Policy, Request, State};
-use afterimage_store::{Key, MachineName, ReplicaDisk, Store};
+use afterimage_store::{Key, MachineName, Replica, ReplicaDisk, Store};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::adopt::adopt;
 use crate::driver::{Command, Driver, sum};
 use crate::error::blocking;
 use crate::excluded::excluded;
@@ -57,6 +58,7 @@ pub struct Protection {
     quiesce: Option<QuiesceHook>,
     clock: Clock,
     reverse: bool,
+    adopt: bool,
     only_enlarged: bool,
     excluded: Vec<PathBuf>,
 }
@@ -76,6 +78,7 @@ impl Protection {
             quiesce: None,
             clock: Clock::real(),
             reverse: false,
+            adopt: false,
             only_enlarged: false,
             excluded: Vec::new(),
         }
@@ -122,6 +125,15 @@ impl Protection {
         self
     }
 
+    /// Takes over a replica that was made of another copy of these disks: images that were carried to its site,
+    /// or a backup there, which were [protected](Self::new) under this name until they were
+    /// [stopped](ProtectedMachine::stop). Whoever did that is fenced off, all of the disks are compared, and
+    /// only what differs is sent. Where the state folder is that of a machine already, nothing is done.
+    pub fn adopt(mut self) -> Self {
+        self.adopt = true;
+        self
+    }
+
     /// Tells the replica that the machine has these disks as well, which are not replicated: who fails over
     /// is told that they are missing.
     pub fn exclude(mut self, disks: Vec<PathBuf>) -> Self {
@@ -152,7 +164,8 @@ impl Protection {
     /// the replica's URL. That the replica cannot be reached is no error here: the disks are served,
     /// and it is tried again; but [`Error::StillPrepared`] where the machine was stopped for a planned
     /// failover, since its replica must know of it before anything is written. [`Error::NotAllowed`] where the disks are not the primary's; of those of a
-    /// failover also [`Error::Store`], unless they are reversed already.
+    /// failover also [`Error::Store`], unless they are reversed already; and of those that
+    /// [adopt](Self::adopt) their replica.
     pub async fn start(self) -> Result<(ProtectedMachine, broadcast::Receiver<Notice>)> {
         self.policy.validate()?;
         Store::check_url(&self.replica)?;
@@ -161,9 +174,11 @@ impl Protection {
         let path = self.state_path();
         let folder = blocking(move || StateFolder::open(&path)).await?;
         if self.reverse {
-            let store = Store::open_existing(&self.replica).await?;
-            let replica = store.with_key(self.key.clone()).replica(self.name.clone());
-            make_primary(&folder, &replica, &self.policy).await?;
+            make_primary(&folder, &self.replica().await?, &self.policy).await?;
+        }
+        if self.adopt {
+            let paths = canonical(&self.disks)?;
+            adopt(&folder, &self.replica().await?, &paths, &self.policy).await?;
         }
         let started = blocking(move || self.open(folder, notices)).await?;
         let Started {
@@ -192,6 +207,12 @@ impl Protection {
         let exports = running.exports.clone();
         running.shared.tell(Notice::Ready { exports });
         Ok((running, receiver))
+    }
+
+    /// The replica, in a store that is there.
+    async fn replica(&self) -> Result<Replica> {
+        let store = Store::open_existing(&self.replica).await?;
+        Ok(store.with_key(self.key.clone()).replica(self.name.clone()))
     }
 
     fn state_path(&self) -> PathBuf {
@@ -410,6 +431,11 @@ impl ProtectedMachine {
         self.exports = uris(&server, &self.shared);
         self.server = Some(server);
         Ok(())
+    }
+
+    /// The folder of its state and logs, which no other process can have at the same time.
+    pub fn state_folder(&self) -> &Path {
+        self.shared.folder.scratch()
     }
 
     /// The NBD URIs of the disks, in order; none where nothing is served.

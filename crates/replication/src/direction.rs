@@ -132,6 +132,31 @@ impl ReplicaState {
             last,
         })
     }
+
+    /// Lets a machine have it that was made of another copy of its disks: what that machine is to know.
+    /// `epoch` is the one that this begins, which fences off whoever made it, and `last` its newest
+    /// generation. Until it is claimed, who asks last has it.
+    ///
+    /// # Errors
+    /// [`NotAllowed`] unless whoever made it is stopped, with its last delta shipped.
+    pub fn adopt(&mut self, epoch: Epoch, last: Sequence) -> Result<Grant, NotAllowed> {
+        let (Role::PreparedForFailover { through: point } | Role::Adopted { point }) = self.role
+        else {
+            return Err(NotAllowed::new(
+                "the replica is not that of a copy that was stopped with its last delta shipped",
+                "stop what protects the copy there; to follow a machine of its own, fail over to it",
+            ));
+        };
+        *self = Self {
+            role: Role::Adopted { point },
+            primary: None,
+            lineage: epoch,
+        };
+        Ok(Grant {
+            lineage: epoch,
+            last,
+        })
+    }
 }
 
 /// A former primary that follows the replica with its own disks, so that it can be failed back to.

@@ -152,7 +152,9 @@ impl Machine {
     /// The barrier without which the next transfer cannot begin.
     fn barrier_for_transfer(&self, now: Time) -> Option<Barrier> {
         match self.phase {
-            Phase::Copying(Copying { snapshot: None, .. }) => Some(self.snapshot_barrier()),
+            Phase::Copying(Copying { snapshot: None, .. }) => {
+                (now >= self.policy.begins_at()).then(|| self.snapshot_barrier())
+            }
             Phase::ResyncRequired { start, .. } if self.may_start(start, now) => {
                 Some(self.resync_barrier())
             }
@@ -173,25 +175,22 @@ impl Machine {
         window.is_none_or(|window| window.is_open(now))
     }
 
-    /// When a resynchronization begins that waits for nothing but its hours.
+    /// When initial replication or a resynchronization begins that waits for nothing but its hours.
     fn window_opens(&self, now: Time) -> Option<Time> {
-        let window = self.policy.resync_window.as_ref()?;
-        let required = matches!(
-            self.phase,
+        let idle = self.lanes.claimed && self.hold.is_none() && !self.lanes.is_closing();
+        let retry = self.retry.as_ref();
+        let due = retry.map_or(now, |retry| retry.due().max(now));
+        let opens = match self.phase {
+            Phase::Copying(Copying { snapshot: None, .. }) => self.policy.begins_at(),
             Phase::ResyncRequired {
                 start: Start::AsPolicy,
                 ..
+            } if self.policy.automatic_resync => {
+                self.policy.resync_window.as_ref()?.next_opening(due)
             }
-        );
-        let idle = self.lanes.claimed && self.hold.is_none() && !self.lanes.is_closing();
-        if !required || !idle || !self.policy.automatic_resync {
-            return None;
-        }
-        let due = self
-            .retry
-            .as_ref()
-            .map_or(now, |retry| retry.due().max(now));
-        (!window.is_open(due)).then(|| window.next_opening(due))
+            _ => return None,
+        };
+        (idle && opens > due).then_some(opens)
     }
 
     /// Whether anything is begun when a retry is due. If not, it is the answer to a barrier or the

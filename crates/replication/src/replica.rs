@@ -36,6 +36,12 @@ pub enum Role {
         /// The recovery point of the failover.
         point: Sequence,
     },
+    /// It was made of another copy of the machine's disks, and follows the machine itself, which has not
+    /// claimed it yet.
+    Adopted {
+        /// The newest recovery point of that copy.
+        point: Sequence,
+    },
 }
 
 /// How a replica is failed over.
@@ -65,7 +71,7 @@ impl ReplicaState {
     pub fn liveness(&self, now: Timestamp) -> Liveness {
         match (self.role, &self.primary) {
             (Role::Replica, Some(primary)) => primary.liveness(now),
-            (Role::Replica | Role::Reversed { .. }, _) => Liveness::Unknown,
+            (Role::Replica | Role::Reversed { .. } | Role::Adopted { .. }, _) => Liveness::Unknown,
             _ => Liveness::Stopped,
         }
     }
@@ -202,14 +208,18 @@ impl Role {
                     "leave the point out, or make an unplanned failover to an older one",
                 ))
             }
-            (Self::Replica | Self::Reversed { .. }, ReplicaRequest::PlannedFailover { .. }) => {
-                Err(NotAllowed::new(
-                    "the primary has not been stopped with its last delta shipped",
-                    "stop the primary first, or make an unplanned failover",
-                ))
-            }
             (
-                Self::Replica | Self::PreparedForFailover { .. } | Self::Reversed { .. },
+                Self::Replica | Self::Reversed { .. } | Self::Adopted { .. },
+                ReplicaRequest::PlannedFailover { .. },
+            ) => Err(NotAllowed::new(
+                "the primary has not been stopped with its last delta shipped",
+                "stop the primary first, or make an unplanned failover",
+            )),
+            (
+                Self::Replica
+                | Self::PreparedForFailover { .. }
+                | Self::Reversed { .. }
+                | Self::Adopted { .. },
                 ReplicaRequest::UnplannedFailover { point },
             ) => Ok(Self::waiting(FailoverKind::Unplanned, point)),
             // The same again: the first attempt may have been cut short.
@@ -259,7 +269,10 @@ impl Role {
     /// [`NotAllowed`] while it is failed over.
     pub fn admits_primary(self) -> Result<(), NotAllowed> {
         match self {
-            Self::Replica | Self::PreparedForFailover { .. } | Self::Reversed { .. } => Ok(()),
+            Self::Replica
+            | Self::PreparedForFailover { .. }
+            | Self::Reversed { .. }
+            | Self::Adopted { .. } => Ok(()),
             Self::FailedOverWaitingCompletion { point, .. } => Err(NotAllowed::new(
                 format!("the replica is failed over to recovery point {point}"),
                 "cancel the failover to go on replicating",

@@ -101,7 +101,8 @@ pub enum ResyncReason {
     ReplicaBehind,
     /// Somebody asked for it.
     Requested,
-    /// The replica holds the machine from when it was protected before.
+    /// The replica holds the machine from when it was protected before, or was made of another copy of its
+    /// disks.
     ExistingCopy,
     /// The direction was reversed: what the machine wrote since its failover is not at the replica.
     Reversed,
@@ -119,7 +120,7 @@ impl fmt::Display for ResyncReason {
             Self::ChangedUntracked => "the disk was changed while nothing tracked it",
             Self::ReplicaBehind => "the replica holds an older state than it once acknowledged",
             Self::Requested => "requested",
-            Self::ExistingCopy => "the replica holds the machine from before",
+            Self::ExistingCopy => "the replica holds a copy from before",
             Self::Reversed => "the direction of replication was reversed",
             Self::Enlarged => "a disk became larger, and its new part is not known",
             Self::ReplicaDamaged => "the replica was found damaged",

@@ -7,7 +7,7 @@ use afterimage_block::{Length, Sequence, Timestamp};
 use afterimage_replication::{
     ApplicationConsistent, Bandwidth, BandwidthRule, Policy, TimeOfDay, Weekday, Window, Zone,
 };
-use afterimage_retry::Time;
+use afterimage_retry::{Schedule, Time};
 use proptest::prelude::*;
 
 const ZONES: [&str; 6] = [
@@ -261,4 +261,37 @@ fn what_the_first_release_stored_is_read() {
     assert_eq!(policy.recovery_points_max, 7);
     assert!(!policy.automatic_resync);
     assert_eq!(policy.resync_window, None);
+}
+
+#[test]
+fn what_people_write_is_read() {
+    let read = |text: &str| serde_json::from_str::<Policy>(text);
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let written = read(
+        r#"{ "interval": "5m", "rpo_alert": "1h 30m", "recovery_points_age_max": { "secs": 60, "nanos": 0 },
+             "initial_replication": "1970-01-01T02:00:00+01:00",
+             "retry": { "after": ["1m"], "then_every": "2m" } }"#,
+    );
+    let meant = Policy {
+        interval: minutes(5),
+        rpo_alert: Some(minutes(90)),
+        recovery_points_age_max: Some(minutes(1)),
+        initial_replication: Some(Timestamp::from_nanos(3_600_000_000_000)),
+        retry: Schedule::fixed([minutes(1)], minutes(2)).unwrap(),
+        ..Policy::default()
+    };
+    assert_eq!(written.unwrap(), meant);
+    let stored = serde_json::to_string(&meant).unwrap();
+    assert_eq!(read(&stored).unwrap(), meant);
+    assert_eq!(read(r#"{ "rpo_alert": null }"#).unwrap().rpo_alert, None);
+    for bad in [
+        r#"{ "interval": "soon" }"#,
+        r#"{ "interval": "-5s" }"#,
+        r#"{ "initial_replication": "1969-12-31T00:00:00Z" }"#,
+        r#"{ "retry": { "after": ["2m", "1m"], "then_every": "2m" } }"#,
+    ] {
+        assert!(read(bad).is_err(), "{bad}");
+    }
+    let error = read(r#"{ "interval": "soon" }"#).unwrap_err().to_string();
+    assert!(error.contains("such as `30s`"), "{error}");
 }

@@ -229,12 +229,27 @@ impl Machine {
     /// replica where they are in `doubt`, which is for each disk what may differ from the newest
     /// generation there, and then deltas go on. Begun by [`restart`](Self::restart).
     pub fn reversed(policy: Policy, sizes: Vec<Length>, grant: Grant, doubt: Vec<Scope>) -> Self {
+        Self::granted(policy, sizes, grant, doubt, ResyncReason::Reversed)
+    }
+
+    /// A machine whose replica was made of another copy of its disks: all of them is compared with it, and
+    /// then deltas go on. Begun by [`restart`](Self::restart).
+    pub fn adopting(policy: Policy, sizes: Vec<Length>, grant: Grant) -> Self {
+        let doubt = vec![Scope::Everything; sizes.len()];
+        Self::granted(policy, sizes, grant, doubt, ResyncReason::ExistingCopy)
+    }
+
+    fn granted(
+        policy: Policy,
+        sizes: Vec<Length>,
+        grant: Grant,
+        doubt: Vec<Scope>,
+        reason: ResyncReason,
+    ) -> Self {
+        let start = Start::AtOnce;
         Self {
             doubt,
-            phase: Phase::ResyncRequired {
-                reason: ResyncReason::Reversed,
-                start: Start::AtOnce,
-            },
+            phase: Phase::ResyncRequired { reason, start },
             epoch: grant.lineage,
             durable: Some(grant.last),
             open: grant.last.next(),

@@ -4,11 +4,12 @@ mod bandwidth;
 mod calendar;
 mod retention;
 mod window;
+mod written;
 
 use std::time::Duration;
 
-use afterimage_block::Length;
-use afterimage_retry::Schedule;
+use afterimage_block::{Length, Timestamp};
+use afterimage_retry::{Schedule, Time};
 use serde::{Deserialize, Serialize};
 
 pub use bandwidth::{Bandwidth, BandwidthRule, Pace};
@@ -16,15 +17,42 @@ pub use calendar::{InvalidCalendar, TimeOfDay, Weekday, Zone};
 pub use window::Window;
 
 /// What the owner of a machine asks of its replication. [`Default`] is what production should run.
+///
+/// It is read from any format of serde; what is left out is the default. People write spans as `"30s"` or
+/// `"1h 30m"`, and the retry schedule by its times:
+///
+/// ```
+/// use std::time::Duration;
+/// use afterimage_replication::Policy;
+///
+/// let policy: Policy = serde_json::from_str(
+///     r#"{
+///         "interval": "15s",
+///         "initial_replication": "2026-12-01T18:30:00Z",
+///         "resync_window": { "from": "18:30", "to": "06:00", "zone": "Europe/Berlin" },
+///         "application_consistent": { "every": "1h", "quiesce_max": "10s" },
+///         "retry": { "after": ["1m", "2m", "4m"], "then_every": "30m" }
+///     }"#,
+/// )?;
+/// policy.validate()?;
+/// assert_eq!(policy.interval, Duration::from_secs(15));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// The time between two barriers, 1 s to 15 min. Default 30 s.
+    #[serde(deserialize_with = "written::span")]
     pub interval: Duration,
     /// The time after which an idle machine, which publishes nothing, tells its replica again that it is alive,
     /// 1 s to 24 h; see [`Policy::heartbeat`]. Until then, and two intervals more, it is not taken for lost.
     /// Each time costs a request or two at the store. Default 10 min.
+    #[serde(deserialize_with = "written::span")]
     pub heartbeat: Duration,
+    /// When initial replication may begin, such as tonight; until then writes are served, and nothing is
+    /// sent. `None` is at once. Default `None`.
+    #[serde(deserialize_with = "written::optional_moment")]
+    pub initial_replication: Option<Timestamp>,
     /// The share of a disk's size that its unshipped logs may reach, in percent, 1 to 100. Past it
     /// the logs are dropped and the machine is marked for resynchronization. Default 50.
     pub resync_threshold_percent: u8,
@@ -40,6 +68,7 @@ pub struct Policy {
     pub hourly_points: u16,
     /// How old a recovery point may grow, at least a minute, unless it is the newest; `None` is as old
     /// as it likes. Default `None`.
+    #[serde(deserialize_with = "written::optional_span")]
     pub recovery_points_age_max: Option<Duration>,
     /// Application-consistent points, which need a quiesce hook. Default `None`.
     pub application_consistent: Option<ApplicationConsistent>,
@@ -47,11 +76,14 @@ pub struct Policy {
     pub bandwidth: Bandwidth,
     /// The age past which the newest recovery point raises an alarm, 1 s to 7 days; see
     /// [`Policy::rpo_limit`]. Default 15 min.
+    #[serde(deserialize_with = "written::optional_span")]
     pub rpo_alert: Option<Duration>,
     /// How far back statistics and health look, 1 h to 7 days. Default 12 h.
+    #[serde(deserialize_with = "written::span")]
     pub monitoring_window: Duration,
     /// When recoverable errors are tried again. Default after 1, 2, 4, 8 and 10 min from the first
     /// attempt's start, then every 30 min.
+    #[serde(deserialize_with = "written::schedule")]
     pub retry: Schedule,
 }
 
@@ -60,10 +92,12 @@ pub struct Policy {
 #[serde(default, deny_unknown_fields)]
 pub struct ApplicationConsistent {
     /// The time between two of them, the interval to 12 h. Default 1 h.
+    #[serde(deserialize_with = "written::span")]
     pub every: Duration,
     /// How long the guest may be quiesced, 1 s to 5 min. If the hook does not answer, or the barrier
     /// does not come by then, the guest is let go on and the point is a crash-consistent one. Default
     /// 30 s.
+    #[serde(deserialize_with = "written::span")]
     pub quiesce_max: Duration,
 }
 
@@ -81,6 +115,7 @@ impl Default for Policy {
         Self {
             interval: Duration::from_secs(30),
             heartbeat: Duration::from_mins(10),
+            initial_replication: None,
             resync_threshold_percent: 50,
             automatic_resync: true,
             resync_window: None,
@@ -162,6 +197,12 @@ impl Policy {
     /// The time between two heartbeats of an idle machine: never shorter than the interval.
     pub fn heartbeat(&self) -> Duration {
         self.heartbeat.max(self.interval)
+    }
+
+    /// When initial replication may begin.
+    pub(crate) fn begins_at(&self) -> Time {
+        let at = self.initial_replication.unwrap_or_default();
+        Time::new(Duration::from_nanos(at.as_nanos()))
     }
 
     /// How many bytes of unshipped logs a disk of `size` may have.

@@ -1,7 +1,8 @@
-//! When a resynchronization begins.
+//! When initial replication and a resynchronization begin.
 
 use std::time::Duration;
 
+use afterimage_block::Timestamp;
 use afterimage_replication::{Action, Event, Policy, Request, State, Window};
 use afterimage_retry::Time;
 
@@ -88,4 +89,29 @@ fn a_manual_one_waits_for_a_person_whatever_the_hour() {
         assert_eq!(walk.machine.state(), State::WaitingForStartResynchronize);
     }
     assert!(walk.now > Time::new(Duration::from_secs(24 * HOUR)));
+}
+
+#[test]
+fn initial_replication_waits_for_its_time() {
+    let evening = Time::new(Duration::from_secs(20 * HOUR));
+    let policy = Policy {
+        initial_replication: Some(Timestamp::from_nanos(20 * HOUR * 1_000_000_000)),
+        rpo_alert: None,
+        ..Policy::default()
+    };
+    let noon = Time::new(Duration::from_secs(12 * HOUR));
+    let (mut walk, actions) = Walk::enabled(policy.clone(), noon);
+    assert_eq!(actions, []);
+    let (restarted, actions) = walk.machine.clone().restart(None, noon);
+    assert_eq!(actions, [Action::Claim]);
+    walk.machine = restarted;
+    assert_eq!(walk.claimed(), []);
+    assert_eq!(walk.machine.state(), State::WaitingForInitialReplication);
+    let actions = walk.timeout();
+    assert_eq!(walk.now, evening);
+    assert!(barrier(&actions).snapshot);
+    walk.reach(&actions);
+    assert_eq!(walk.machine.state(), State::InitialReplicationInProgress);
+    let (_, actions) = Walk::enabled(policy, evening);
+    assert!(barrier(&actions).snapshot);
 }

@@ -24,13 +24,19 @@ impl Walk {
 
     /// A machine with one disk of which the first copy is under way.
     pub(crate) fn copying(policy: Policy, now: Time) -> Self {
+        let (mut walk, actions) = Self::enabled(policy, now);
+        walk.reach(&actions);
+        walk
+    }
+
+    /// A machine with one disk that has just claimed an empty replica, and what it does then.
+    pub(crate) fn enabled(policy: Policy, now: Time) -> (Self, Vec<Action>) {
         let machine = Machine::new(policy, vec![Length::mib(1)]);
         let mut walk = Self { machine, now };
         let actions = walk.machine.request(Request::Enable, now);
         assert_eq!(actions, Ok(vec![Action::Claim]));
         let actions = walk.claimed();
-        walk.reach(&actions);
-        walk
+        (walk, actions)
     }
 
     /// An empty replica is claimed.

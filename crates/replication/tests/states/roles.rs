@@ -12,7 +12,7 @@ pub(crate) struct Edge {
     pub(crate) to: Result<String, String>,
 }
 
-fn roles() -> [Role; 6] {
+fn roles() -> [Role; 7] {
     let waiting = |kind| Role::FailedOverWaitingCompletion { kind, point: POINT };
     [
         Role::Replica,
@@ -21,6 +21,7 @@ fn roles() -> [Role; 6] {
         waiting(FailoverKind::Unplanned),
         Role::FailedOver { point: POINT },
         Role::Reversed { point: POINT },
+        Role::Adopted { point: POINT },
     ]
 }
 
@@ -61,6 +62,9 @@ pub(crate) fn edges() -> Vec<Edge> {
             "its primary claims it",
             claimed.map_err(|refused| refused.reason),
         );
+        let adopted = state.clone().adopt(Epoch::new(2), POINT);
+        let adopted = adopted.map(|_| Role::Adopted { point: POINT });
+        add("adopt", adopted.map_err(|refused| refused.reason));
         let reversed = state.reverse(Epoch::new(2), Epoch::new(2), POINT);
         let reversed = reversed.map(|_| state.role);
         add("reverse", reversed.map_err(|refused| refused.reason));
