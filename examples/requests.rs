@@ -76,3 +76,57 @@ pub async fn ask(state: &Path, request: Request) -> Result<()> {
         Err(anyhow!(answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use afterimage::block::{Length, RawDisk};
+    use afterimage::{Notice, Protection, State};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_done_or_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk.raw");
+        drop(RawDisk::create(&disk, Length::mib(1)).unwrap());
+        let replica = folder.path().join("replica").display().to_string();
+        let protection = Protection::new("vm".parse().unwrap(), vec![disk], replica);
+        let (machine, mut notices) = protection.start().await.unwrap();
+        while !matches!(notices.recv().await.unwrap(), Notice::RecoveryPoint { .. }) {}
+
+        let state = machine.state_folder().to_owned();
+        let requests = Requests::listen(&state).unwrap();
+        let answered = async |request| {
+            let serving = async { serve(&machine, requests.next().await.unwrap()).await };
+            let (asked, served) = tokio::join!(ask(&state, request), serving);
+            served.unwrap();
+            asked.map_err(|error| error.to_string())
+        };
+        answered(Request::Suspend).await.unwrap();
+        let is_suspended = |notice: &Notice| matches!(notice, Notice::State { state, .. } if *state == State::Suspended);
+        while !is_suspended(&notices.recv().await.unwrap()) {}
+        let refused = answered(Request::Suspend).await.unwrap_err();
+        assert!(refused.contains("allowed now"), "{refused}");
+        let refused = answered(Request::Stop).await.unwrap_err();
+        assert!(refused.contains("end the program"), "{refused}");
+        answered(Request::Resume).await.unwrap();
+
+        // What a crash left is no hindrance; without a program there is nobody to ask.
+        drop(requests);
+        let unheard = ask(&state, Request::Resume).await.unwrap_err();
+        assert!(unheard.to_string().contains("nobody listens"), "{unheard}");
+        let requests = Requests::listen(&state).unwrap();
+        let garbage = async {
+            let mut stream = UnixStream::connect(socket(&state)).await.unwrap();
+            stream.write_all(b"\"Explode\"\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let serving = async { serve(&machine, requests.next().await.unwrap()).await };
+        let (answer, served) = tokio::join!(garbage, serving);
+        served.unwrap();
+        assert!(answer.contains("Explode"), "{answer}");
+        machine.stop().await.unwrap();
+    }
+}
