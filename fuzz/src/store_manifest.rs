@@ -258,7 +258,7 @@ async fn written(
     let retained = writer.retain(points_max).await;
     let found = replica.existing().await.expect("what is written is taken");
     if retained.is_ok() {
-        assert!(found.points.len() <= points_max.max(1));
+        assert!(found.whole_points().count() <= points_max.max(1));
     }
     for (sequence, image) in read_points(fixture, replica, &found).await {
         let before = images.get(&sequence);

@@ -21,7 +21,7 @@ use crate::error::blocking;
 use crate::excluded::ExcludedDisk;
 use crate::generations::log_extent;
 use crate::shared::Kept;
-use crate::transfer::retain;
+use crate::transfer;
 use crate::{Clock, Result};
 
 /// Pages of a first copy between two records of how far it is.
@@ -363,8 +363,7 @@ impl Extension {
             at: Some(sequence),
             copy: None,
         });
-        self.writer.publish(&publication, &state).await?;
-        retain(&self.policy, &self.writer).await;
+        transfer::publish(&self.policy, &self.writer, &publication, &state).await?;
         Ok(sent)
     }
 

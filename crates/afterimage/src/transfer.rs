@@ -8,8 +8,10 @@ use afterimage_block::{
 use afterimage_changelog::SealedLog;
 use afterimage_replication::{Event, Policy, Position, PrimaryReport, Role, Scope, Shipment};
 use afterimage_store::{
-    Claim, Consistency, LogEntry, Publication, RecoveryPoint, ReplicaDisk, Store, Writer,
+    Claim, Consistency, LogEntry, LogObject, Manifest, Publication, RecoveryPoint, ReplicaDisk,
+    Store, Writer,
 };
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::driver::sum;
 use crate::error::blocking;
@@ -19,6 +21,9 @@ use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::{Clock, Error, Result};
 use afterimage_replication::{JobKind, Progress};
+
+/// Logs of one generation that are on their way at the same time.
+const LOGS_IN_FLIGHT: usize = 8;
 
 /// What a transfer tells the machine, and then its owner.
 pub(crate) struct Outcome {
@@ -236,33 +241,26 @@ async fn try_ship(
     job: &RunningJob<'_>,
 ) -> Result<Outcome> {
     let mut logs = Vec::new();
-    let mut predecessors = Vec::new();
     for (number, disk) in shared.generations.disks.iter().enumerate() {
         let present = shipment.present.get(number).copied().unwrap_or_default();
-        let log = if present {
-            match open_log(disk, shipment.sequence).await {
-                Ok(log) => Some(log),
-                Err(error) => {
-                    tracing::error!(%error, sequence = %shipment.sequence, "a log is unreadable");
-                    return Ok(Outcome::new(Event::LogUnreadable { disk: number }, None));
-                }
+        if !present {
+            logs.push(None);
+            continue;
+        }
+        match open_log(disk, shipment.sequence).await {
+            Ok(log) => logs.push(Some(log)),
+            Err(error) => {
+                tracing::error!(%error, sequence = %shipment.sequence, "a log is unreadable");
+                return Ok(Outcome::new(Event::LogUnreadable { disk: number }, None));
             }
-        } else {
-            None
-        };
-        predecessors.push(
-            log.as_ref()
-                .map_or(ContentDigest::NONE, |l| l.summary().predecessor),
-        );
-        logs.push(match log {
-            Some(log) => {
-                let put = writer.put_log(number, &log).await?;
-                shared.keep_pace(put.length).await;
-                Some(put)
-            }
-            None => None,
-        });
+        }
     }
+    let predecessor = |log: &Option<SealedLog>| {
+        let log = log.as_ref();
+        log.map_or(ContentDigest::NONE, |log| log.summary().predecessor)
+    };
+    let predecessors = logs.iter().map(predecessor).collect();
+    let logs = put_logs(shared, writer, &logs).await?;
     job.step();
     let sent = sum(logs.iter().flatten().map(|log| log.length));
     let publication = Publication {
@@ -277,15 +275,8 @@ async fn try_ship(
         point: shipped_point(shipment),
         amends: Vec::new(),
     };
-    let manifest = writer
-        .publish(
-            &publication,
-            &shared.kept(Role::Replica, report, writer.epoch()),
-        )
-        .await?;
-    if shipment.point {
-        retain(&shared.policy, writer).await;
-    }
+    let state = shared.kept(Role::Replica, report, writer.epoch());
+    let manifest = publish(&shared.policy, writer, &publication, &state).await?;
     let notice = shipment.point.then_some(Notice::RecoveryPoint {
         sequence: shipment.sequence,
         time: shipment.time,
@@ -302,24 +293,58 @@ async fn open_log(disk: &Disk, sequence: Sequence) -> Result<SealedLog> {
     blocking(move || Ok(SealedLog::open(&path)?)).await
 }
 
-/// Drops old recovery points. What fails is done the next time: the new point is there in any case.
-pub(crate) async fn retain(policy: &Policy, writer: &Writer) {
-    if let Err(error) = try_retain(policy, writer).await {
-        tracing::warn!(%error, "old recovery points are kept for now");
-    }
+/// Puts the logs of one generation, several at a time.
+async fn put_logs(
+    shared: &Shared,
+    writer: &Writer,
+    logs: &[Option<SealedLog>],
+) -> Result<Vec<Option<LogObject>>> {
+    let put = |(number, log): (usize, Option<SealedLog>)| async move {
+        let Some(log) = log else {
+            return Ok(None);
+        };
+        let put = writer.put_log(number, &log).await?;
+        shared.keep_pace(put.length).await;
+        Ok(Some(put))
+    };
+    let logs = logs.iter().cloned().enumerate();
+    stream::iter(logs)
+        .map(put)
+        .buffered(LOGS_IN_FLIGHT)
+        .try_collect()
+        .await
 }
 
-/// The store drops points from the oldest on, so that those between two that are kept stay too.
-async fn try_retain(policy: &Policy, writer: &Writer) -> Result<()> {
-    let count = if policy.hourly_points == 0 && policy.recovery_points_age_max.is_none() {
-        usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX)
-    } else {
-        let manifest = writer.replica().existing().await?;
-        let points = manifest.whole_points().map(|at| (at.sequence, at.time));
-        let points: Vec<_> = points.collect();
-        policy.kept_from_the_end(&points, Clock::timestamp())
-    };
-    Ok(writer.retain(count).await?)
+/// Publishes a generation. Where it is a recovery point old ones are dropped with it, and what only they
+/// needed then.
+pub(crate) async fn publish(
+    policy: &Policy,
+    writer: &Writer,
+    publication: &Publication,
+    state: &serde_json::Value,
+) -> Result<Manifest> {
+    if publication.point.is_none() {
+        return Ok(writer.publish(publication, state).await?);
+    }
+    let now = Clock::timestamp();
+    let kept = |manifest: &Manifest| points_max(policy, manifest, now);
+    let manifest = writer.publish_retaining(publication, state, kept).await?;
+    // What fails is done the next time: the new point is there in any case.
+    if let Err(error) = writer.retain(kept(&manifest)).await {
+        tracing::warn!(%error, "what only old recovery points needed is kept for now");
+    }
+    Ok(manifest)
+}
+
+/// How many of the newest recovery points are kept. The store drops points from the oldest on, so that
+/// those between two that are kept stay too.
+fn points_max(policy: &Policy, manifest: &Manifest, now: Timestamp) -> usize {
+    if policy.hourly_points == 0 && policy.recovery_points_age_max.is_none() {
+        return usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX);
+    }
+    let points = manifest.whole_points().map(|at| (at.sequence, at.time));
+    let points: Vec<_> = points.collect();
+    policy.kept_from_the_end(&points, now)
 }
 
 /// Records at the replica that the machine is idle, and alive; mends what is damaged there.

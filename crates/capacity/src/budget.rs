@@ -58,23 +58,35 @@ impl Mul<f64> for Requests {
     }
 }
 
-/// Publishing an interval, once as many points are kept as may be.
-const PUBLICATION: Requests = Requests::new(2, 5, 0);
-/// Of that, what comes before the recovery point is there.
-const BEFORE_POINT: Requests = Requests::new(1, 3, 0);
-/// The log of one disk.
-const LOG: Requests = Requests::new(1, 2, 0);
+/// Publishing an interval: the manifest.
+const PUBLICATION: Requests = Requests::new(1, 0, 0);
+/// The log of one disk in an object of its own.
+const LOG: Requests = Requests::new(1, 0, 0);
+/// A log up to this length is in the manifest.
+const INLINED_MAX: Length = Length::kib(16);
+/// As much of them all; they are put together into one object where they would be more.
+const ALL_INLINED_MAX: Length = Length::kib(64);
+/// Such an object.
+const PACK: Requests = Requests::new(1, 0, 0);
 /// A longer log is put in parts of this length, with one request more to begin and one to end.
 const PART: Length = Length::mib(8);
-/// So many intervals with changes are folded into the checkpoint at once.
-pub(crate) const FOLD_EVERY: usize = 8;
+/// Parts that are on their way at the same time.
+const PARTS_IN_FLIGHT: u64 = 2;
+/// No fewer generations are folded into the checkpoint at once.
+const FOLD_MIN: usize = 8;
+/// They are folded when there are so many, with those that points need.
+const GENERATIONS_MAX: usize = 128;
+/// Or when they take this part of the disks' size.
+const ROOM: u64 = 4;
 /// A fold itself.
-const FOLD: Requests = Requests::new(0, 1, 0);
-/// A log that is folded.
+const FOLD: Requests = Requests::new(0, 2, 0);
+/// A log that is folded, in an object of its own.
 const FOLDED_LOG: Requests = Requests::new(0, 3, 1);
+/// An object with many of them.
+const FOLDED_PACK: Requests = Requests::new(0, 1, 1);
 /// A chunk that a fold rewrites.
 const CHUNK: Requests = Requests::new(1, 1, 1);
-/// What each log has of such a chunk.
+/// What each log that has an object of its own has of such a chunk.
 const CHUNK_IN_LOG: Requests = Requests::new(0, 1, 0);
 /// A page of the index that a fold rewrites; it is read twice more when the former one is deleted.
 const PAGE: Requests = Requests::new(1, 3, 1);
@@ -85,40 +97,89 @@ const CHUNK_LENGTH: Length = Length::mib(1);
 /// The chunks of a page.
 const PAGE_CHUNKS: u64 = 64;
 
-/// Shipping logs of these lengths and publishing them.
-pub(crate) fn shipping(logs: impl Iterator<Item = Length>) -> Requests {
-    logs.fold(PUBLICATION, |all, length| all + log(length))
+/// How many generations that no point needs are kept, of a machine with so many recovery points.
+pub(crate) fn fold_every(points: u32) -> usize {
+    let kept = usize::try_from(points.saturating_sub(1)).unwrap_or(usize::MAX);
+    let more = GENERATIONS_MAX.saturating_sub(kept);
+    more.max(kept / 2).max(FOLD_MIN)
 }
 
-/// Of that, what is asked one after the other until the recovery point is there.
-pub(crate) fn until_point(logs: impl Iterator<Item = Length>) -> f64 {
-    let all = logs.fold(BEFORE_POINT, |all, length| all + log(length));
-    all.puts + all.gets
+fn is_inlined(log: Length) -> bool {
+    log <= INLINED_MAX
 }
 
-fn log(length: Length) -> Requests {
-    let mut requests = LOG;
-    if length > PART {
-        requests.puts += 1.0 + real(length.get().div_ceil(PART.get()));
+/// What the manifest holds of the logs.
+#[derive(Debug, Default)]
+pub(crate) struct Manifest {
+    inlined: u64,
+}
+
+/// What shipping one generation takes.
+pub(crate) struct Shipping {
+    /// All requests.
+    pub(crate) requests: Requests,
+    /// Those that wait for each other.
+    pub(crate) round_trips: f64,
+}
+
+impl Manifest {
+    /// Ships logs of these lengths and publishes them.
+    pub(crate) fn ship(&mut self, logs: impl Iterator<Item = Length>) -> Shipping {
+        let (mut requests, mut before) = (PUBLICATION, 0.0_f64);
+        for length in logs {
+            if is_inlined(length) {
+                self.inlined += length.get();
+                continue;
+            }
+            requests += LOG;
+            let parts = length.get().div_ceil(PART.get());
+            if parts > 1 {
+                requests.puts += 1.0 + real(parts);
+                before = before.max(2.0 + real(parts.div_ceil(PARTS_IN_FLIGHT)));
+            }
+            before = before.max(1.0);
+        }
+        if self.inlined > ALL_INLINED_MAX.get() {
+            self.inlined = 0;
+            requests += PACK;
+            before += 1.0;
+        }
+        Shipping {
+            requests,
+            round_trips: before + 1.0,
+        }
     }
-    requests
 }
 
-/// What one fold of some generations rewrites.
+/// What one fold of some generations takes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fold {
     /// The generations that are folded.
     pub(crate) generations: usize,
-    logs: u64,
+    /// Whether it is made: no more are waited for.
+    pub(crate) is_whole: bool,
+    own_logs: u64,
+    inlined: u64,
+    bytes: u64,
     /// Disks and numbers of chunks.
     chunks: BTreeSet<(usize, u64)>,
     chunks_in_logs: u64,
 }
 
 impl Fold {
-    /// Adds a log of a disk that changes `extents`, which are in order.
-    pub(crate) fn add(&mut self, disk: usize, extents: impl Iterator<Item = Extent>) {
-        self.logs += 1;
+    /// Adds a log of a disk of this length that changes `extents`, which are in order.
+    pub(crate) fn add(
+        &mut self,
+        disk: usize,
+        length: Length,
+        extents: impl Iterator<Item = Extent>,
+    ) {
+        self.bytes = self.bytes.saturating_add(length.get());
+        if is_inlined(length) {
+            self.inlined += length.get();
+        } else {
+            self.own_logs += 1;
+        }
         let chunk = |byte: u64| byte / CHUNK_LENGTH.get();
         let mut next = 0;
         for extent in extents {
@@ -126,8 +187,20 @@ impl Fold {
             next = chunk(extent.end().get().saturating_sub(1)) + 1;
             self.chunks
                 .extend((first..next).map(|number| (disk, number)));
-            self.chunks_in_logs += next.saturating_sub(first);
+            if !is_inlined(length) {
+                self.chunks_in_logs += next.saturating_sub(first);
+            }
         }
+    }
+
+    /// Ends a generation of a machine whose disks have `size`; the fold, if it is made now, which comes
+    /// every `fold_every` generations at the latest.
+    pub(crate) fn end_generation(&mut self, size: Length, fold_every: usize) -> Option<Self> {
+        self.generations += 1;
+        let takes_room = self.bytes >= size.get() / ROOM;
+        self.is_whole =
+            self.generations >= fold_every || (takes_room && self.generations >= FOLD_MIN);
+        self.is_whole.then(|| std::mem::take(self))
     }
 
     /// The length of the chunks that are rewritten.
@@ -135,17 +208,41 @@ impl Fold {
         real(self.chunks.len() as u64) * real(CHUNK_LENGTH.get())
     }
 
-    /// What the fold asks for, of a machine of so many disks.
-    pub(crate) fn requests(&self, disks: usize) -> Requests {
+    /// What reading and deleting the logs asks for.
+    pub(crate) fn requests_for_logs(&self) -> Requests {
+        FOLDED_LOG * real(self.own_logs)
+            + FOLDED_PACK * (real(self.inlined) / real(ALL_INLINED_MAX.get()))
+            + CHUNK_IN_LOG * real(self.chunks_in_logs)
+    }
+
+    /// What rewriting the checkpoint asks for, of a machine of so many disks.
+    pub(crate) fn requests_for_checkpoint(&self, disks: usize) -> Requests {
         let pages: BTreeSet<_> = self
             .chunks
             .iter()
             .map(|(disk, chunk)| (disk, chunk / PAGE_CHUNKS))
             .collect();
-        FOLD + FOLDED_LOG * real(self.logs)
-            + CHUNK * real(self.chunks.len() as u64)
-            + CHUNK_IN_LOG * real(self.chunks_in_logs)
+        FOLD + CHUNK * real(self.chunks.len() as u64)
             + PAGE * real(pages.len() as u64)
             + ROOT * real(disks as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_small_waits_for_one_answer_and_what_is_large_for_few() {
+        let mut manifest = Manifest::default();
+        let mut ship = |lengths: &[Length]| {
+            let shipping = manifest.ship(lengths.iter().copied());
+            (shipping.requests.puts, shipping.round_trips)
+        };
+        let (small, own, large) = (Length::kib(15), Length::kib(17), Length::mib(33));
+        assert_eq!(ship(&[small, small, small, small]), (1.0, 1.0));
+        assert_eq!(ship(&[small]), (2.0, 2.0), "together too large");
+        assert_eq!(ship(&[small, own, own]), (3.0, 2.0));
+        assert_eq!(ship(&[own, large]), (1.0 + 1.0 + 7.0, 6.0));
     }
 }

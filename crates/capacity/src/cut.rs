@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use afterimage_block::{Length, Timestamp};
 
-use crate::budget::Fold;
+use crate::Assumptions;
+use crate::budget::{Fold, fold_every};
 use crate::log::Log;
 use crate::recording::{Recorded, Recording, total};
 
@@ -19,6 +20,12 @@ pub(crate) struct Lengths {
     pub(crate) merged: Length,
 }
 
+impl Lengths {
+    fn shipped(&self, merged: bool) -> Length {
+        if merged { self.merged } else { self.logged }
+    }
+}
+
 /// What was changed in one interval.
 #[derive(Clone, Debug)]
 pub(crate) struct Generation {
@@ -29,6 +36,11 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
+    /// The lengths of the logs as they are shipped.
+    pub(crate) fn shipped(&self, merged: bool) -> impl Iterator<Item = Length> + Clone {
+        self.logs.iter().map(move |log| log.shipped(merged))
+    }
+
     /// The length of all logs as they are written.
     pub(crate) fn logged(&self) -> Length {
         total(self.logs.iter().map(|log| log.logged))
@@ -47,8 +59,10 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// Cuts `recording`; a fold comes every `fold_every` generations.
-    pub(crate) fn of(recording: &Recording, interval: Duration, fold_every: usize) -> Self {
+    /// Cuts `recording` at each interval.
+    pub(crate) fn of(recording: &Recording, assumptions: &Assumptions) -> Self {
+        let interval = assumptions.interval;
+        let fold_every = fold_every(assumptions.points);
         let changes = recording.in_order();
         let Some(first) = changes.first().map(|change| change.time) else {
             return Self::default();
@@ -65,22 +79,22 @@ impl Cut {
             for change in part {
                 logs.entry(change.disk).or_default().append(change);
             }
-            for (disk, log) in &logs {
-                fold.add(*disk, log.extents());
-            }
-            fold.generations += 1;
-            if fold.generations == fold_every {
-                cut.folds.push(std::mem::take(&mut fold));
-            }
-            let lengths = logs.iter().map(|(disk, log)| Lengths {
-                disk: *disk,
-                logged: log.length(),
-                merged: log.merged(),
-            });
-            cut.generations.push(Generation {
+            let mut generation = Generation {
                 interval: part.first().map_or(0, number),
-                logs: lengths.collect(),
-            });
+                logs: Vec::new(),
+            };
+            for (disk, log) in logs {
+                let lengths = Lengths {
+                    disk,
+                    logged: log.length(),
+                    merged: log.merged(),
+                };
+                fold.add(disk, lengths.shipped(assumptions.merged), log.extents());
+                generation.logs.push(lengths);
+            }
+            let made = fold.end_generation(recording.size(), fold_every);
+            cut.folds.extend(made);
+            cut.generations.push(generation);
         }
         if fold.generations > 0 {
             cut.folds.push(fold);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use afterimage_block::Length;
 
-use crate::budget::{FOLD_EVERY, Requests};
+use crate::budget::{Requests, fold_every};
 use crate::cut::Cut;
 use crate::recording::total;
 use crate::shipments::Shipments;
@@ -117,7 +117,7 @@ impl Plan {
     pub fn of(recording: &Recording, assumptions: &Assumptions) -> Self {
         let interval = assumptions.interval.as_secs_f64();
         assert!(interval > 0.0, "an interval takes time");
-        let cut = Cut::of(recording, assumptions.interval, FOLD_EVERY);
+        let cut = Cut::of(recording, assumptions);
         let changed_intervals = cut.generations.len() as u64;
         let shipments = Shipments::of(&cut, assumptions);
         let per_interval = |sizes: &[f64]| Spread::of(sizes.iter().copied(), cut.length);
@@ -128,15 +128,15 @@ impl Plan {
         let log_bytes_max = shipments.log_bytes_max();
         let outage = assumptions.outage.as_secs_f64();
 
-        let rewriting = Rewriting::of(&cut, recording.disks.len());
+        let rewriting = Rewriting::of(&cut, recording.disks.len(), fold_every(assumptions.points));
         let month = MONTH.as_secs_f64() / (interval * cut.length.max(1.0));
         let sent: f64 = shipments.shipped.iter().sum();
         let log = sent / real(changed_intervals.max(1));
         let base = assumptions.stored.unwrap_or_else(|| recording.size());
         let base = real(base.get());
         // Between two folds there are from none to all of the logs that the next one takes.
-        let readable = f64::from(assumptions.points) + real(FOLD_EVERY as u64) / 2.0;
-        let retired = real(FOLD_EVERY as u64);
+        let retired = rewriting.generations_of_a_fold;
+        let readable = f64::from(assumptions.points) + retired / 2.0;
         Self {
             intervals: cut.intervals,
             changed_intervals,
@@ -166,22 +166,29 @@ struct Rewriting {
     requests: Requests,
     bytes: f64,
     bytes_of_a_fold: f64,
+    generations_of_a_fold: f64,
 }
 
 impl Rewriting {
-    fn of(cut: &Cut, disks: usize) -> Self {
+    fn of(cut: &Cut, disks: usize, fold_every: usize) -> Self {
         let (mut requests, mut bytes, mut folds) = (Requests::default(), 0.0, 0.0);
         for fold in &cut.folds {
             // Of generations that are too few for a fold their share of one.
-            let share = real(fold.generations as u64) / real(FOLD_EVERY as u64);
-            requests += fold.requests(disks) * share;
+            let share = if fold.is_whole {
+                1.0
+            } else {
+                real(fold.generations as u64) / real(fold_every as u64)
+            };
+            requests += fold.requests_for_logs() + fold.requests_for_checkpoint(disks) * share;
             bytes += fold.bytes() * share;
             folds += share;
         }
+        let of_a_fold = |sum: f64| if folds > 0.0 { sum / folds } else { 0.0 };
         Self {
             requests,
             bytes,
-            bytes_of_a_fold: if folds > 0.0 { bytes / folds } else { 0.0 },
+            bytes_of_a_fold: of_a_fold(bytes),
+            generations_of_a_fold: of_a_fold(real(cut.generations.len() as u64)),
         }
     }
 }

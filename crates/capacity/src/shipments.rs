@@ -1,6 +1,6 @@
 //! The generations of a recording on their way, one after the other.
 
-use crate::budget::{self, Requests};
+use crate::budget::{Manifest, Requests};
 use crate::cut::{Cut, Generation};
 use crate::{Assumptions, Spread, real};
 
@@ -12,6 +12,7 @@ pub(crate) struct Shipments {
     /// Bytes of logs as they are shipped.
     pub(crate) shipped: Vec<f64>,
     pub(crate) requests: Requests,
+    manifest: Manifest,
     /// When each is cut, in seconds.
     ready: Vec<f64>,
     /// When its recovery point is there.
@@ -27,6 +28,7 @@ impl Shipments {
             logged: Vec::new(),
             shipped: Vec::new(),
             requests: Requests::default(),
+            manifest: Manifest::default(),
             ready: Vec::new(),
             done: Vec::new(),
             merged: assumptions.merged,
@@ -38,21 +40,16 @@ impl Shipments {
     }
 
     fn ship(&mut self, generation: &Generation, assumptions: &Assumptions) {
-        let logs = generation.logs.iter().map(|log| {
-            if assumptions.merged {
-                log.merged
-            } else {
-                log.logged
-            }
-        });
+        let logs = generation.shipped(assumptions.merged);
         let bytes: f64 = logs.clone().map(|length| real(length.get())).sum();
         let sending = assumptions
             .bandwidth
             .map_or(0.0, |rate| bytes / real(rate.max(1)));
-        let waiting = budget::until_point(logs.clone()) * assumptions.round_trip.as_secs_f64();
+        let shipping = self.manifest.ship(logs);
+        let waiting = shipping.round_trips * assumptions.round_trip.as_secs_f64();
         let ready = self.interval * real(generation.interval.saturating_add(1));
         let free = self.done.last().copied().unwrap_or_default();
-        self.requests += budget::shipping(logs);
+        self.requests += shipping.requests;
         self.logged.push(real(generation.logged().get()));
         self.shipped.push(bytes);
         self.ready.push(ready);

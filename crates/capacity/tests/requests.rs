@@ -91,9 +91,11 @@ impl ObjectStore for Counted {
 
 const SIZE: Length = Length::mib(256);
 const POINTS: u64 = 4;
+/// Generations that are folded at once: 128, but for those that points need.
+const FOLDED: u64 = 128 - (POINTS - 1);
 /// Before this generation, points are still being gathered; whole folds come after it.
-const COUNTED_FROM: u64 = 2 + POINTS + 8 * 2;
-const GENERATIONS: u64 = 8 * 5;
+const COUNTED_FROM: u64 = 1 + POINTS + FOLDED;
+const GENERATIONS: u64 = FOLDED * 2;
 
 /// Writes here and there, a third of them to the same place.
 fn generation(
@@ -120,7 +122,7 @@ fn generation(
         };
         let change = Change::Write {
             offset: Offset::new(place * 4096 % (SIZE.get() - 4096)),
-            data: &[u8::try_from(sequence).unwrap(); 4096],
+            data: &[u8::try_from(sequence % 250).unwrap(); 4096],
         };
         // One generation in each interval.
         log.append(change, Timestamp::from_nanos(sequence * 30_000_000_000))
@@ -204,11 +206,10 @@ async fn requests_are_those_of_the_store() {
             }),
             amends: Vec::new(),
         };
-        writer.publish(&publication, &state).await.unwrap();
-        writer
-            .retain(usize::try_from(POINTS).unwrap())
-            .await
-            .unwrap();
+        let points = usize::try_from(POINTS).unwrap();
+        let publish = writer.publish_retaining(&publication, &state, |_| points);
+        publish.await.unwrap();
+        writer.retain(points).await.unwrap();
     }
 
     let plan = Plan::of(
@@ -235,8 +236,10 @@ async fn requests_are_those_of_the_store() {
         ("deletes", planned.deletes, counted[2]),
     ] {
         let ratio = planned / counted;
+        // Chunks that were all zeros before are neither read nor deleted, which a plan does not know.
+        let most = if name == "puts" { 1.1 } else { 1.25 };
         assert!(
-            (0.95..1.1).contains(&ratio),
+            (0.95..most).contains(&ratio),
             "{name}: {planned} planned, {counted} counted"
         );
     }

@@ -176,7 +176,7 @@ impl Objects {
         if (third || self.hub.is_planted(Plant::ConditionsIgnored)) && is_manifest(location) {
             options.mode = PutMode::Overwrite;
         }
-        let is_log = location.extension() == Some("ailog");
+        let is_log = location.extension() == Some("ailog") || location.as_ref().contains("/packs/");
         if self.hub.is_planted(Plant::LogCutShort) && is_log && self.hub.chance(100) {
             let bytes = Bytes::from(payload);
             payload = bytes.slice(..bytes.len().saturating_sub(16)).into();

@@ -4,7 +4,9 @@ use std::cell::Cell;
 
 use afterimage_block::{Epoch, Extent, Sequence};
 use afterimage_replication::{DivergenceToken, Grant, ReplicaRequest, ReplicaState, Role, Standby};
-use afterimage_store::{Error as StoreError, Manifest, PointSelector, Replica, Transition};
+use afterimage_store::{
+    Error as StoreError, Inlining, Manifest, PointSelector, Replica, Transition,
+};
 use serde_json::Value;
 
 use crate::coverage::Mark;
@@ -64,7 +66,7 @@ pub(crate) async fn operate(
     hub: Hub,
 ) -> Result<Outcome, Failed> {
     let fences = objects.fences();
-    let replica = replica(objects).await?;
+    let replica = replica(objects, Inlining::default()).await?;
     match operation {
         Operation::Test => test(&replica, &hub).await,
         Operation::PlannedFailover => {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use afterimage_block::Length;
 use afterimage_replication::{ApplicationConsistent, Policy, Window};
+use afterimage_store::Inlining;
 
 use crate::random::Random;
 
@@ -16,6 +18,8 @@ pub(crate) struct Options {
     pub(crate) policy: Policy,
     /// Whether the replica is replicated on to a third site.
     pub(crate) third: bool,
+    /// What of the logs manifests hold.
+    pub(crate) inlining: Inlining,
     /// The weights of what a step can be.
     pub(crate) weights: Weights,
     pub(crate) rates: Rates,
@@ -69,6 +73,7 @@ impl Options {
             region: [1, 8, 16, 64][random.below(4)],
             policy: policy(random),
             third,
+            inlining: inlining(random),
             weights: Weights {
                 write: random.between(50, 400),
                 work: random.between(300, 700),
@@ -92,6 +97,20 @@ impl Options {
                 hot: rate(random, 1000),
             },
         }
+    }
+}
+
+/// All logs in objects of their own, packs now and then, or nearly all in manifests.
+fn inlining(random: &mut Random) -> Inlining {
+    let packs = Inlining {
+        log_max: Length::kib(4),
+        total_max: Length::kib(8),
+    };
+    let few = [packs, Inlining::default()][random.below(2)];
+    if random.chance(500) {
+        Inlining::NONE
+    } else {
+        few
     }
 }
 

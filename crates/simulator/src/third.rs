@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use afterimage::{Advanced, Extension, Policy};
 use afterimage_block::{Epoch, Sequence};
-use afterimage_store::{Manifest, RecoveryPoint, Replica};
+use afterimage_store::{Inlining, Manifest, RecoveryPoint, Replica};
 use futures::future::LocalBoxFuture;
 use object_store::ObjectStore;
 
@@ -171,11 +171,15 @@ impl Third {
 pub(crate) async fn begin(
     near: Objects,
     far: Objects,
+    inlining: Inlining,
     policy: Policy,
     scratch: PathBuf,
 ) -> Extending {
     let begun = async {
-        let (near, far) = (replica(near).await?, replica(far).await?);
+        let (near, far) = (
+            replica(near, inlining).await?,
+            replica(far, inlining).await?,
+        );
         Ok(Extension::begin(near, &far, policy, &scratch).await?)
     };
     match begun.await {

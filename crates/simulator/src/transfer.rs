@@ -13,8 +13,8 @@ use afterimage_changelog::{Error as LogError, FileWriter, LogHeader, SealedLog, 
 use afterimage_replication::{Event, Position, PrimaryReport, ReplicaState, Role, Scope, Shipment};
 use afterimage_resync::{BlockSize, Comparer, Session, Signature, SignaturePage};
 use afterimage_store::{
-    BaseProgress, Claim, Consistency, Error as StoreError, LogEntry, PointDisk, Publication,
-    RecoveryPoint, Replica, ReplicaDisk, Store, Writer,
+    BaseProgress, Claim, Consistency, Error as StoreError, Inlining, LogEntry, Manifest, PointDisk,
+    Publication, RecoveryPoint, Replica, ReplicaDisk, Store, Writer,
 };
 use serde_json::Value;
 
@@ -60,6 +60,7 @@ pub(crate) struct DiskHandle {
 pub(crate) struct Context {
     pub(crate) hub: Hub,
     pub(crate) objects: Objects,
+    pub(crate) inlining: Inlining,
     pub(crate) machine: MachineId,
     pub(crate) identity: Vec<ReplicaDisk>,
     pub(crate) disks: Vec<DiskHandle>,
@@ -71,10 +72,10 @@ pub(crate) struct Context {
 /// The name of the one machine.
 pub(crate) const NAME: &str = "machine";
 
-/// The replica, seen through `objects`.
-pub(crate) async fn replica(objects: Objects) -> Result<Replica, Failed> {
+/// The replica, seen through `objects`; its manifests hold so much of the logs.
+pub(crate) async fn replica(objects: Objects, inlining: Inlining) -> Result<Replica, Failed> {
     let store = Store::with_objects(Arc::new(objects)).await?;
-    Ok(store.replica(NAME.parse()?))
+    Ok(store.with_inlining(inlining).replica(NAME.parse()?))
 }
 
 /// What a manifest carries for the state machine.
@@ -103,7 +104,7 @@ impl Context {
 
     /// Claims the replica, which was last claimed in epoch `known`.
     pub(crate) async fn claim(self, known: Epoch) -> Result<Answer, Failed> {
-        let replica = replica(self.objects.clone()).await?;
+        let replica = replica(self.objects.clone(), self.inlining).await?;
         let claim = Claim {
             machine: self.machine,
             session: SessionId::random(),
@@ -216,10 +217,14 @@ impl Context {
             amends: Vec::new(),
         };
         let state = self.kept(Role::Replica, writer.epoch());
-        writer.publish(&publication, &state).await?;
         if shipment.point {
+            let kept = |_: &Manifest| points_max;
+            let publish = writer.publish_retaining(&publication, &state, kept);
+            publish.await?;
             // What fails is done the next time: the new point is there in any case.
             let _ = writer.retain(points_max).await;
+        } else {
+            writer.publish(&publication, &state).await?;
         }
         Ok(Event::Shipped.into())
     }

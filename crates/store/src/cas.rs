@@ -4,9 +4,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use afterimage_block::ContentDigest;
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion,
+};
+use sha2::{Digest, Sha256};
 
 use crate::manifest::LENGTH_MAX;
 use crate::{Error, Result};
@@ -36,17 +40,40 @@ where
     read().await
 }
 
-/// An object as it was read, to be replaced only while it is still that.
+/// What tells an object from every other that was ever in its place, so that it is replaced only while it
+/// is still that: the store's tag where conditions are the store's, and the content's digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Stamp {
+    version: UpdateVersion,
+    digest: ContentDigest,
+}
+
+impl Stamp {
+    fn of(bytes: &[u8], e_tag: Option<String>, version: Option<String>) -> Self {
+        Self {
+            version: UpdateVersion { e_tag, version },
+            digest: ContentDigest::new(Sha256::digest(bytes).into()),
+        }
+    }
+
+    /// Whether the store's own conditions can be made of it: not every answer to a put tells the tag.
+    pub(crate) fn is_tagged(&self) -> bool {
+        self.version.e_tag.is_some() || self.version.version.is_some()
+    }
+}
+
+/// An object as it was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Current {
     pub(crate) bytes: Bytes,
-    version: UpdateVersion,
+    pub(crate) stamp: Stamp,
 }
 
 /// Whether a replacement was made.
 #[derive(Debug)]
 pub(crate) enum Swap {
-    Done,
+    /// It was, and is this.
+    Done(Stamp),
     /// The object is no longer what was expected, but this, or not there.
     Conflict(Option<Current>),
 }
@@ -78,15 +105,13 @@ impl Cas {
         if size > length_max {
             return Err(Error::damaged(path, "it is too long"));
         }
-        let version = UpdateVersion {
-            e_tag: found.meta.e_tag.clone(),
-            version: found.meta.version.clone(),
-        };
+        let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
         let bytes = found.bytes().await.map_err(failed)?;
         if bytes.len() as u64 != size {
             return Err(Error::cut(path, size, bytes.len()));
         }
-        Ok(Some(Current { bytes, version }))
+        let stamp = Stamp::of(&bytes, e_tag, version);
+        Ok(Some(Current { bytes, stamp }))
     }
 
     /// Replaces the object at `path`, which must be `expected` (`None`: must not be there). `bytes`
@@ -94,14 +119,14 @@ impl Cas {
     pub(crate) async fn replace(
         &self,
         path: &Path,
-        expected: Option<&Current>,
+        expected: Option<&Stamp>,
         bytes: Bytes,
     ) -> Result<Swap> {
         let put = match self {
             Self::Conditional(_) => {
                 let mode = match expected {
                     None => PutMode::Create,
-                    Some(current) => PutMode::Update(current.version.clone()),
+                    Some(stamp) => PutMode::Update(stamp.version.clone()),
                 };
                 self.put(path, bytes.clone(), mode).await
             }
@@ -115,7 +140,7 @@ impl Cas {
             }
         };
         match put {
-            Ok(()) => Ok(Swap::Done),
+            Ok(put) => Ok(Swap::Done(Stamp::of(&bytes, put.e_tag, put.version))),
             Err(error) => self.settle(path, expected, &bytes, error).await,
         }
     }
@@ -126,24 +151,23 @@ impl Cas {
     async fn settle(
         &self,
         path: &Path,
-        expected: Option<&Current>,
+        expected: Option<&Stamp>,
         bytes: &Bytes,
         error: Error,
     ) -> Result<Swap> {
         match self.read(path, LENGTH_MAX).await {
-            Ok(Some(present)) if present.bytes == *bytes => Ok(Swap::Done),
+            Ok(Some(present)) if present.bytes == *bytes => Ok(Swap::Done(present.stamp)),
             Ok(present) if !is_same(present.as_ref(), expected) => Ok(Swap::Conflict(present)),
             _ => Err(error),
         }
     }
 
-    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<()> {
+    async fn put(&self, path: &Path, bytes: Bytes, mode: PutMode) -> Result<PutResult> {
         let options = PutOptions::from(mode);
         let put = self
             .store()
             .put_opts(path, PutPayload::from(bytes), options);
         put.await
-            .map(drop)
             .map_err(|source| Error::store("write", path, source))
     }
 
@@ -157,7 +181,7 @@ impl Cas {
         if self.is_replaced(path, None, bytes(b"2")).await? {
             return Err(Error::NoConditions("an object was created over another"));
         }
-        let stale = self.read(path, 1024).await?;
+        let stale = self.read(path, 1024).await?.map(|current| current.stamp);
         if !self.is_replaced(path, stale.as_ref(), bytes(b"3")).await? {
             return Err(Error::NoConditions(
                 "an object with the right tag was not replaced",
@@ -178,12 +202,12 @@ impl Cas {
     async fn is_replaced(
         &self,
         path: &Path,
-        expected: Option<&Current>,
+        expected: Option<&Stamp>,
         bytes: Bytes,
     ) -> Result<bool> {
         use object_store::Error as Store;
         match self.replace(path, expected, bytes).await {
-            Ok(swap) => Ok(matches!(swap, Swap::Done)),
+            Ok(swap) => Ok(matches!(swap, Swap::Done(_))),
             Err(Error::Store {
                 source: Store::Precondition { .. } | Store::AlreadyExists { .. },
                 ..
@@ -193,8 +217,8 @@ impl Cas {
     }
 }
 
-fn is_same(present: Option<&Current>, expected: Option<&Current>) -> bool {
-    present.map(|current| &current.bytes) == expected.map(|current| &current.bytes)
+fn is_same(present: Option<&Current>, expected: Option<&Stamp>) -> bool {
+    present.map(|current| current.stamp.digest) == expected.map(|stamp| stamp.digest)
 }
 
 /// Locks the file, waiting for whoever has it; unlocked when the handle is dropped.

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::cipher::Cipher;
-use crate::manifest::Naming;
+use crate::pack::{Pack, Packed, Place};
 use crate::{Error, LogObject};
 
 /// The unit of digests.
@@ -147,20 +147,26 @@ impl fmt::Display for Birth {
 /// The objects of one disk. Where the machine is encrypted, what stands for their names tells nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct DiskLayout {
+    machine: String,
     folder: String,
     pub(crate) cipher: Option<Arc<Cipher>>,
 }
 
 impl DiskLayout {
     pub(crate) fn new(name: &MachineName, disk: DiskId, cipher: Option<Arc<Cipher>>) -> Self {
+        let machine = format!("machines/{name}");
         Self {
-            folder: format!("machines/{name}/disks/{disk}"),
+            folder: format!("{machine}/disks/{disk}"),
+            machine,
             cipher,
         }
     }
 
     fn path(&self, kind: &str, name: &str) -> Path {
-        let folder = &self.folder;
+        self.path_in(&self.folder, kind, name)
+    }
+
+    fn path_in(&self, folder: &str, kind: &str, name: &str) -> Path {
         let plain = format!("{folder}/{kind}/{name}");
         let Some(cipher) = &self.cipher else {
             return Path::from(plain);
@@ -168,15 +174,33 @@ impl DiskLayout {
         Path::from(format!("{folder}/{kind}/{}", cipher.name(&plain)))
     }
 
-    /// The log of generation `sequence`.
+    /// What the log of generation `sequence` is called, and its object, if it has one of its own.
     pub(crate) fn log(&self, sequence: Sequence, log: &LogObject) -> Path {
         let epoch = log.epoch;
         let shipped = Birth { sequence, epoch };
-        let name = match log.naming {
-            Naming::Shipment => format!("{shipped}.ailog"),
-            Naming::Content => format!("{shipped}.{}.ailog", log.content),
+        let name = match log.place {
+            Place::Shipment => format!("{shipped}.ailog"),
+            Place::Content | Place::Inlined(_) | Place::Packed(_) => {
+                format!("{shipped}.{}.ailog", log.content)
+            }
         };
         self.path("logs", &name)
+    }
+
+    /// The object that the log of generation `sequence` is in; `None` where that is the manifest.
+    pub(crate) fn object_of(&self, sequence: Sequence, log: &LogObject) -> Option<Path> {
+        match &log.place {
+            Place::Shipment | Place::Content => Some(self.log(sequence, log)),
+            Place::Inlined(_) => None,
+            Place::Packed(Packed { pack, .. }) => Some(self.pack(pack)),
+        }
+    }
+
+    /// Logs of any disks of the machine.
+    pub(crate) fn pack(&self, pack: &Pack) -> Path {
+        let (sequence, epoch) = (pack.sequence, pack.epoch);
+        let name = format!("{}.{}", Birth { sequence, epoch }, pack.content);
+        self.path_in(&self.machine, "packs", &name)
     }
 
     /// `position` is the number of the chunk.

@@ -92,6 +92,7 @@ mod layout;
 mod loss;
 mod manifest;
 mod objects;
+mod pack;
 mod point;
 mod records;
 #[cfg(feature = "server")]
@@ -116,6 +117,7 @@ pub use manifest::{
     Checkpoint, Consistency, Fence, LogEntry, LogObject, Manifest, Newness, RecoveryPoint,
     ReplicaDisk, Retired,
 };
+pub use pack::Inlining;
 pub use point::{BlockingDisk, Point, PointDisk, PointSelector};
 pub use replica::{Claim, Replica, Transition};
 pub use scrub::{Damage, Scrub, Scrubbed};

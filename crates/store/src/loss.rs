@@ -10,11 +10,10 @@ use crate::base::{blocking, read_chunk};
 use crate::index::{chunk_in_page, pages};
 use crate::layout::{BLOCK, CHUNK, PAGE};
 use crate::objects::DiskObjects;
-use crate::records::outline;
+use crate::records::{NamedLog, outline};
 use crate::scrub::prove_log;
 use crate::{
-    Checkpoint, Damage, Error, LogEntry, LogObject, Manifest, RecoveryPoint, Replica, ReplicaDisk,
-    Result, Writer,
+    Checkpoint, Damage, Error, Manifest, RecoveryPoint, Replica, ReplicaDisk, Result, Writer,
 };
 
 /// How often damage is looked at again because the replica went on meanwhile.
@@ -166,8 +165,8 @@ impl Manifest {
     fn names(&self, damage: &Damage, objects: &DiskObjects) -> bool {
         match damage.part {
             Part::Log(sequence) => self.logs.iter().any(|entry| {
-                let log = entry.disks.get(damage.number).copied().flatten();
-                let path = log.map(|log| objects.layout.log(sequence, &log));
+                let log = entry.of_disk(damage.number);
+                let path = log.map(|(_, log)| objects.layout.log(sequence, &log));
                 entry.sequence == sequence
                     && path.is_some_and(|path| path.as_ref() == damage.object)
             }),
@@ -234,13 +233,15 @@ impl Replica {
             until: None,
             lacks: damage.part.extent(size).into_iter().collect(),
         };
-        let entries = manifest
-            .logs
-            .iter()
-            .filter_map(|entry| of_disk(entry, disk));
+        let entries = manifest.logs.iter();
+        let entries = entries.filter_map(|entry| entry.of_disk(disk));
         for (sequence, log) in entries {
-            let size = manifest.size_at(disk, sequence);
-            let changed = changed(&objects, sequence, &log, size).await?;
+            let log = NamedLog {
+                sequence,
+                object: log,
+                size: manifest.size_at(disk, sequence),
+            };
+            let changed = changed(&objects, &log).await?;
             match damage.part {
                 Part::Log(lost) if sequence < lost => {}
                 Part::Log(lost) if sequence == lost => {
@@ -266,19 +267,9 @@ impl Replica {
     }
 }
 
-fn of_disk(entry: &LogEntry, disk: usize) -> Option<(Sequence, LogObject)> {
-    Some((entry.sequence, entry.disks.get(disk).copied()??))
-}
-
-/// What a log that leaves the disk with `size` says that it changes; `None` if it cannot be asked.
-async fn changed(
-    objects: &DiskObjects,
-    sequence: Sequence,
-    log: &LogObject,
-    size: Length,
-) -> Result<Option<ExtentSet>> {
-    let path = objects.layout.log(sequence, log);
-    match outline(objects, &path, log, size).await {
+/// What a log says that it changes; `None` if it cannot be asked.
+async fn changed(objects: &DiskObjects, log: &NamedLog) -> Result<Option<ExtentSet>> {
+    match outline(objects, log).await {
         Ok(outline) => Ok(Some(
             outline.index.iter().map(|piece| piece.extent).collect(),
         )),
@@ -337,13 +328,16 @@ impl Writer {
         let mended = match loss.part {
             Part::Log(lost) => {
                 let mut logs = manifest.logs.iter();
-                let log =
-                    logs.find_map(|entry| of_disk(entry, loss.disk).filter(|at| at.0 == lost));
+                let log = logs.find_map(|entry| entry.of_disk(loss.disk).filter(|at| at.0 == lost));
                 let Some((_, log)) = log else {
                     return Ok(false);
                 };
-                let size = manifest.size_at(loss.disk, lost);
-                prove_log(&objects, &objects.layout.log(lost, &log), &log, size).await
+                let log = NamedLog {
+                    sequence: lost,
+                    object: log,
+                    size: manifest.size_at(loss.disk, lost),
+                };
+                prove_log(&objects, &log).await
             }
             part => self.mend_tree(manifest, &objects, part, source).await,
         };

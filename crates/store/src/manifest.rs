@@ -11,14 +11,15 @@ use sha2::{Digest, Sha256};
 
 use crate::cipher::Cipher;
 use crate::layout::{Birth, Node};
+use crate::pack::Place;
 use crate::wrapped::MachineKey;
 use crate::{Error, Loss, MachineName, Result};
 
 /// The format of manifests that are not encrypted.
-pub(crate) const FORMAT: u64 = 5;
+pub(crate) const FORMAT: u64 = 7;
 /// The format of manifests that are.
-pub(crate) const FORMAT_SEALED: u64 = 6;
-/// The oldest that are read: the same, but for how logs are named.
+pub(crate) const FORMAT_SEALED: u64 = 8;
+/// The oldest that are read: the same, but for where logs can be and how they are named.
 pub(crate) const FORMAT_MIN: u64 = 3;
 /// No manifest is longer: it grows with recovery points and logs, which retention bounds.
 pub(crate) const LENGTH_MAX: u64 = 64 << 20;
@@ -154,36 +155,18 @@ pub struct LogEntry {
 }
 
 /// One sealed log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogObject {
-    /// The epoch in which it was shipped: part of the object's name.
+    /// The epoch in which it was shipped: part of its name.
     pub epoch: Epoch,
-    /// The length of the object.
+    /// Its length.
     pub length: Length,
     /// The SHA-256 of its content.
     pub content: ContentDigest,
-    /// How the object is named.
-    #[serde(default, skip_serializing_if = "Naming::is_old")]
-    pub(crate) naming: Naming,
-}
-
-/// What the name of a log's object consists of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Naming {
-    /// Sequence and epoch, as earlier releases have it.
-    #[default]
-    Shipment,
-    /// These and the content's digest: nothing else is ever put there.
-    Content,
-}
-
-impl Naming {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks for it")]
-    fn is_old(&self) -> bool {
-        *self == Self::Shipment
-    }
+    /// Where it is.
+    #[serde(default, rename = "naming", skip_serializing_if = "Place::is_untold")]
+    pub(crate) place: Place,
 }
 
 /// Whether the guest's applications had brought their data in order.
@@ -215,6 +198,12 @@ fn increases((base, logs): History<'_>) -> bool {
     let base = base.map(|base| base.sequence).into_iter();
     let all = base.chain(logs.iter().map(|entry| entry.sequence));
     all.is_sorted_by(|a, b| a < b)
+}
+
+/// Whether all logs fit where they are.
+fn fits((_, logs): History<'_>) -> bool {
+    let mut logs = logs.iter().flat_map(|entry| entry.disks.iter().flatten());
+    logs.all(|log| log.place.fits(log.length))
 }
 
 /// The length of a manifest's seal.
@@ -293,6 +282,8 @@ impl Manifest {
             Some("its sequence numbers do not increase")
         } else if folded.is_some_and(|last| last.is_none() || last != kept_from) {
             Some("what it retired was not folded into its checkpoint")
+        } else if !histories.into_iter().all(fits) {
+            Some("a log is not where it should be")
         } else if !self.points.iter().all(|point| self.holds(point.sequence)) {
             Some("a recovery point has no log")
         } else if !Growth::is_history(&self.growths, &sizes) {

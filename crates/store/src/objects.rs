@@ -13,6 +13,7 @@ use crate::base::blocking;
 use crate::cas::proved;
 use crate::cipher::{SealedObject, beginning_of, sealed_length};
 use crate::layout::DiskLayout;
+use crate::pack::{LogBytes, Packs};
 use crate::{Error, Result, Store};
 
 /// The objects of one disk's index and content.
@@ -23,6 +24,7 @@ pub(crate) struct DiskObjects {
     pub(crate) id: DiskId,
     /// The size of the disk at the barrier whose tree they are of.
     pub(crate) size: Length,
+    pub(crate) packs: Packs,
 }
 
 /// An object that is read in parts. If it is sealed, all of them are of one object, whatever is put
@@ -30,16 +32,38 @@ pub(crate) struct DiskObjects {
 #[derive(Clone, Debug)]
 pub(crate) struct OpenObject {
     pub(crate) path: Path,
-    sealed: Option<Arc<SealedObject>>,
+    content: Content,
+}
+
+/// What an open object's parts are of.
+#[derive(Clone, Debug)]
+enum Content {
+    Plain,
+    Sealed(Arc<SealedObject>),
+    /// It is here already.
+    Held(LogBytes),
 }
 
 impl OpenObject {
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.sealed.is_some()
+    /// What is called `path` and is here already.
+    pub(crate) fn held(path: Path, bytes: Bytes) -> Self {
+        let content = Content::Held(LogBytes(bytes));
+        Self { path, content }
+    }
+
+    /// Whether its parts are those of the object in the store.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.content, Content::Plain)
     }
 }
 
 impl DiskObjects {
+    /// The same, with the packs that were read for other disks.
+    pub(crate) fn sharing(self, packs: &Packs) -> Self {
+        let packs = packs.clone();
+        Self { packs, ..self }
+    }
+
     /// A whole object of `length` that `proves` knows.
     pub(crate) async fn get_proved(
         &self,
@@ -111,20 +135,26 @@ impl DiskObjects {
         let path = path.clone();
         let Some(cipher) = &self.layout.cipher else {
             let head = self.stored_range(&path, 0..head).await?;
-            return Ok((OpenObject { path, sealed: None }, head));
+            let content = Content::Plain;
+            return Ok((OpenObject { path, content }, head));
         };
         let stored = self.stored_range(&path, beginning_of(head, length)).await?;
         let opened = cipher.open_beginning(path.as_ref(), &stored, head, length);
         let (object, content) = opened.ok_or_else(|| not_ours(&path))?;
-        let sealed = Some(Arc::new(object));
-        Ok((OpenObject { path, sealed }, content.into()))
+        let object = OpenObject {
+            path,
+            content: Content::Sealed(Arc::new(object)),
+        };
+        Ok((object, content.into()))
     }
 
     /// `length` bytes of an object, from `at`.
     pub(crate) async fn range(&self, object: &OpenObject, at: u64, length: u64) -> Result<Bytes> {
         let range = at..at.saturating_add(length);
-        let Some(sealed) = object.sealed.clone() else {
-            return self.stored_range(&object.path, range).await;
+        let sealed = match &object.content {
+            Content::Plain => return self.stored_range(&object.path, range).await,
+            Content::Held(LogBytes(bytes)) => return part(&object.path, bytes, range),
+            Content::Sealed(sealed) => Arc::clone(sealed),
         };
         let stored = self
             .stored_range(&object.path, sealed.stored(&range))
@@ -184,6 +214,16 @@ impl DiskObjects {
             }
         }
     }
+}
+
+/// The bytes of `range` of what is called `path`.
+pub(crate) fn part(path: &Path, bytes: &Bytes, range: Range<u64>) -> Result<Bytes> {
+    let place = |at: u64| usize::try_from(at).ok().filter(|at| *at <= bytes.len());
+    let found = place(range.start).zip(place(range.end));
+    let (start, end) = found
+        .filter(|(start, end)| start <= end)
+        .ok_or_else(|| Error::damaged(path, "it is cut short"))?;
+    Ok(bytes.slice(start..end))
 }
 
 fn wrong_length(path: &Path, found: u64, expected: u64) -> Error {

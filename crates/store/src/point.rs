@@ -20,13 +20,14 @@ use crate::cache::Cache;
 use crate::index::{Page, Root, block_digest, number};
 use crate::layout::{BLOCK, CHUNK, PAGE};
 use crate::objects::DiskObjects;
-use crate::records::{OpenLog, Outline, batches, outline};
-use crate::{Error, LogEntry, LogObject, Loss, Manifest, Part, RecoveryPoint, Replica, Result};
+use crate::pack::Packs;
+use crate::records::{NamedLog, OpenLog, Outline, batches, outline};
+use crate::{Error, LogEntry, Loss, Manifest, Part, RecoveryPoint, Replica, Result};
 
 /// Chunks and records that are read at the same time when a disk is restored.
 const PARALLEL: usize = 4;
 /// Outlines of logs that are: they are small, and there can be thousands of them.
-const OUTLINES: usize = 16;
+const OUTLINES: usize = 32;
 
 /// Which recovery point is meant. One that is known to be damaged is found by its number alone: what
 /// cannot be read of it is an error where it is read.
@@ -122,9 +123,12 @@ impl Replica {
         sizes: &[Length],
         lost: impl Fn(&Loss) -> bool,
     ) -> Result<Point> {
+        let packs = Packs::default();
         let disks = sizes.iter().enumerate();
-        let disks =
-            disks.map(|(disk, size)| self.open_disk(manifest, disk, sequence, *size, &lost));
+        let disks = disks.map(|(disk, size)| {
+            let barrier = (sequence, *size);
+            self.open_disk(manifest, disk, barrier, &packs, &lost)
+        });
         let disks = try_join_all(disks).await?;
         let disks = disks.into_iter().map(Arc::new).collect();
         Ok(Point { sequence, disks })
@@ -151,9 +155,9 @@ impl Replica {
             // What it held is somewhere in a later one, among other things.
             return Ok(None);
         }
-        let mut changed = Vec::new();
+        let (packs, mut changed) = (Packs::default(), Vec::new());
         for number in 0..manifest.disks.len() {
-            let objects = self.disk_objects(manifest, number)?;
+            let objects = self.disk_objects(manifest, number)?.sharing(&packs);
             let logs = logs_of(manifest, number, manifest.logs.iter().filter(between));
             let mut extents = ExtentSet::new();
             let mut outlines = outlines(&objects, logs);
@@ -170,11 +174,11 @@ impl Replica {
         &self,
         manifest: &Manifest,
         disk: usize,
-        sequence: Sequence,
-        size: Length,
+        (sequence, size): (Sequence, Length),
+        packs: &Packs,
         lost: impl Fn(&Loss) -> bool,
     ) -> Result<PointDisk> {
-        let objects = self.disk_objects(manifest, disk)?;
+        let objects = self.disk_objects(manifest, disk)?.sharing(packs);
         let base = manifest
             .checkpoint
             .as_ref()
@@ -218,14 +222,6 @@ impl Replica {
     }
 }
 
-/// A log that a manifest names.
-struct NamedLog {
-    sequence: Sequence,
-    object: LogObject,
-    /// The disk's size at its barrier.
-    size: Length,
-}
-
 /// The logs of disk number `disk`, oldest first.
 fn logs_of<'m>(
     manifest: &'m Manifest,
@@ -233,10 +229,10 @@ fn logs_of<'m>(
     entries: impl Iterator<Item = &'m LogEntry>,
 ) -> impl Iterator<Item = NamedLog> {
     entries.filter_map(move |entry| {
-        let sequence = entry.sequence;
+        let (sequence, object) = entry.of_disk(disk)?;
         Some(NamedLog {
             sequence,
-            object: (*entry.disks.get(disk)?)?,
+            object,
             size: manifest.size_at(disk, sequence),
         })
     })
@@ -247,10 +243,7 @@ fn outlines<'o>(
     objects: &'o DiskObjects,
     logs: impl Iterator<Item = NamedLog> + 'o,
 ) -> impl TryStream<Ok = Outline, Error = Error> + Unpin + 'o {
-    let outline = move |log: NamedLog| async move {
-        let path = objects.layout.log(log.sequence, &log.object);
-        outline(objects, &path, &log.object, log.size).await
-    };
+    let outline = move |log: NamedLog| async move { outline(objects, &log).await };
     Box::pin(stream::iter(logs.map(outline)).buffered(OUTLINES))
 }
 

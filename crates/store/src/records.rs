@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use afterimage_block::Length;
+use afterimage_block::{Length, Sequence};
 use afterimage_changelog::{Index, LogHeader, RecordHeader, Trailer};
 use bytes::Bytes;
 use object_store::path::Path;
@@ -36,26 +36,40 @@ pub(crate) struct Outline {
     pub(crate) body_end: u64,
 }
 
-/// The outline of the log at `path`, which must be `object`, and leave the disk with `size`.
-pub(crate) async fn outline(
-    objects: &DiskObjects,
-    path: &Path,
-    object: &LogObject,
-    size: Length,
-) -> Result<Outline> {
-    proved(|| outline_once(objects, path, object, size)).await
+/// A log that a manifest names.
+pub(crate) struct NamedLog {
+    /// The generation that it is of.
+    pub(crate) sequence: Sequence,
+    pub(crate) object: LogObject,
+    /// The disk's size at its barrier.
+    pub(crate) size: Length,
+}
+
+/// The outline of `log`, which is what it should be.
+pub(crate) async fn outline(objects: &DiskObjects, log: &NamedLog) -> Result<Outline> {
+    let path = objects.layout.log(log.sequence, &log.object);
+    let held = objects.held(&path, &log.object).await?;
+    let held = held.map(|bytes| OpenObject::held(path.clone(), bytes));
+    proved(|| outline_once(objects, &path, held.clone(), log)).await
 }
 
 async fn outline_once(
     objects: &DiskObjects,
     path: &Path,
-    object: &LogObject,
-    size: Length,
+    held: Option<OpenObject>,
+    log: &NamedLog,
 ) -> Result<Outline> {
+    let NamedLog { object, size, .. } = log;
     let damaged = |error: afterimage_changelog::Error| Error::damaged(path, error);
     let length = object.length.get();
     let head = LogHeader::LEN as u64;
-    let (opened, head) = objects.open(path, length, head).await?;
+    let (opened, head) = match held {
+        Some(held) => {
+            let head = objects.range(&held, 0, head).await?;
+            (held, head)
+        }
+        None => objects.open(path, length, head).await?,
+    };
     let (header, salt) = LogHeader::parse(&head).map_err(damaged)?;
     let tail_at = length.saturating_sub(Trailer::LEN as u64);
     let tail = objects.range(&opened, tail_at, Trailer::LEN as u64).await?;
@@ -64,8 +78,9 @@ async fn outline_once(
     let footer = footer.await?;
     let (index, summary) = Index::parse(&footer, &trailer, header.disk_size).map_err(damaged)?;
     let leaves = summary.resized.unwrap_or(header.disk_size);
-    let ours = header.disk == objects.id && header.disk_size <= size && leaves == size;
-    if !ours || summary.content != object.content {
+    let ours = header.disk == objects.id && header.last == log.sequence;
+    let fits = header.disk_size <= *size && leaves == *size;
+    if !ours || !fits || summary.content != object.content {
         let reason = "it is not the log that the manifest names";
         return Err(Error::damaged(path, reason));
     }
@@ -116,7 +131,7 @@ impl OpenLog {
         ranges: &[Range<u64>],
     ) -> Result<Vec<(u64, Bytes)>> {
         let path = &self.object.path;
-        let read = if objects.store.is_folder() && !self.object.is_sealed() {
+        let read = if objects.store.is_folder() && self.object.is_plain() {
             let read = objects.store.objects.get_ranges(path, ranges).await;
             read.map_err(|source| Error::store("read", path, source))?
         } else {

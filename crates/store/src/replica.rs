@@ -1,12 +1,13 @@
 //! One machine's replica: its manifest, and who may change it.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use afterimage_block::{Epoch, MachineId, SessionId};
 use object_store::path::Path;
 
 use crate::base::blocking;
-use crate::cas::{Current, Swap, proved};
+use crate::cas::{Stamp, Swap, proved};
 use crate::cipher::Cipher;
 use crate::manifest::{FORMAT, LENGTH_MAX, unsealed};
 use crate::wrapped::{MachineKey, SealedManifest};
@@ -32,6 +33,22 @@ struct Known {
     newest: Option<Newness>,
     /// The machine's key, which a passphrase need not be stretched for again.
     cipher: Option<Arc<Cipher>>,
+}
+
+/// A manifest as it was read or written, and what tells whether it is still the present one.
+#[derive(Clone)]
+pub(crate) struct Seen {
+    pub(crate) manifest: Manifest,
+    pub(crate) stamp: Stamp,
+}
+
+impl fmt::Debug for Seen {
+    /// Only how new it is: what an encrypted machine keeps in it is no secret then any more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Seen")
+            .field(&self.manifest.newness())
+            .finish()
+    }
 }
 
 /// Who claims a replica, and for which disks.
@@ -80,7 +97,7 @@ impl Replica {
     /// [`Error::Damaged`], [`Error::OtherFormat`], [`Error::RolledBack`], [`Error::Store`],
     /// [`Error::Unreachable`]; [`Error::KeyMissing`], [`Error::KeyUnused`], [`Error::KeyWrong`].
     pub async fn manifest(&self) -> Result<Option<Manifest>> {
-        Ok(self.read().await?.map(|(manifest, _)| manifest))
+        Ok(self.read().await?.map(|seen| seen.manifest))
     }
 
     /// The present manifest of a replica that must exist.
@@ -88,13 +105,18 @@ impl Replica {
     /// # Errors
     /// As [`manifest`](Self::manifest), and [`Error::NoReplica`].
     pub async fn existing(&self) -> Result<Manifest> {
-        let manifest = self.manifest().await?;
-        manifest.ok_or_else(|| Error::NoReplica(self.name.to_string()))
+        Ok(self.read_existing().await?.manifest)
+    }
+
+    /// The same, as what a change can be tried on.
+    pub(crate) async fn read_existing(&self) -> Result<Seen> {
+        let seen = self.read().await?;
+        seen.ok_or_else(|| Error::NoReplica(self.name.to_string()))
     }
 
     /// That there is none counts only where the store still is, looked at afterwards: a folder that
     /// was just unmounted has no manifests either.
-    async fn read(&self) -> Result<Option<(Manifest, Current)>> {
+    async fn read(&self) -> Result<Option<Seen>> {
         let found = proved(|| self.read_once()).await?;
         if found.is_none() {
             self.store.check_reachable().await?;
@@ -102,7 +124,7 @@ impl Replica {
         Ok(found)
     }
 
-    async fn read_once(&self) -> Result<Option<(Manifest, Current)>> {
+    async fn read_once(&self) -> Result<Option<Seen>> {
         let path = layout::manifest(&self.name);
         // Others may learn of a newer one while this one is read.
         let seen = self.learn(|known| known.newest);
@@ -126,7 +148,8 @@ impl Replica {
             });
         }
         self.note(&manifest);
-        Ok(Some((manifest, current)))
+        let stamp = current.stamp;
+        Ok(Some(Seen { manifest, stamp }))
     }
 
     fn note(&self, manifest: &Manifest) {
@@ -204,7 +227,7 @@ impl Replica {
         admits: impl Fn(&serde_json::Value) -> Result<serde_json::Value>,
     ) -> Result<Writer> {
         let session = claim.session;
-        let manifest = self
+        let seen = self
             .change(|present| {
                 let mut manifest = match present {
                     None => new_manifest(&self.name, &claim),
@@ -222,7 +245,7 @@ impl Replica {
                 Ok(manifest)
             })
             .await?;
-        Ok(Writer::new(self.clone(), manifest.fence))
+        Ok(Writer::new(self.clone(), seen))
     }
 
     /// The epoch after the present one. A manifest that was forged may hold the last that there is.
@@ -278,7 +301,7 @@ impl Replica {
         &self,
         change: impl Fn(&Manifest) -> Result<Transition>,
     ) -> Result<Manifest> {
-        self.change(|present| {
+        let changed = self.change(|present| {
             let mut manifest = present.ok_or_else(|| Error::NoReplica(self.name.to_string()))?;
             let transition = change(&manifest)?;
             manifest.state = transition.state;
@@ -289,40 +312,46 @@ impl Replica {
                 };
             }
             Ok(manifest)
-        })
-        .await
+        });
+        Ok(changed.await?.manifest)
     }
 
     /// Replaces the manifest by what `change` makes of the present one, as often as others come in
-    /// between. Its commit is new each time, so that a replacement whose answer was lost is known
-    /// again.
+    /// between.
     pub(crate) async fn change(
         &self,
         change: impl Fn(Option<Manifest>) -> Result<Manifest>,
-    ) -> Result<Manifest> {
-        let path = layout::manifest(&self.name);
+    ) -> Result<Seen> {
         for _ in 0..ATTEMPTS {
-            let (present, current) = self.read().await?.unzip();
-            let mut next = change(present)?;
-            next.commit = SessionId::random();
-            if next.key.is_none() {
-                next.key = self.new_key().await?;
-            }
-            let bytes = next.encode()?.into();
-            match self
-                .store
-                .cas
-                .replace(&path, current.as_ref(), bytes)
-                .await?
-            {
-                Swap::Done => {
-                    self.note(&next);
-                    return Ok(next);
-                }
-                Swap::Conflict(_) => {}
+            let (present, stamp) = self.read().await?.map(|at| (at.manifest, at.stamp)).unzip();
+            if let Some(seen) = self.swap(stamp.as_ref(), change(present)?).await? {
+                return Ok(seen);
             }
         }
         Err(Error::Contended(self.name.to_string()))
+    }
+
+    /// Replaces the manifest by `next` if it is still the one with this stamp; `None` if it is another.
+    /// The commit is new each time, so that a replacement whose answer was lost is known again.
+    pub(crate) async fn swap(
+        &self,
+        expected: Option<&Stamp>,
+        next: Manifest,
+    ) -> Result<Option<Seen>> {
+        let path = layout::manifest(&self.name);
+        let mut manifest = next;
+        manifest.commit = SessionId::random();
+        if manifest.key.is_none() {
+            manifest.key = self.new_key().await?;
+        }
+        let bytes = manifest.encode()?.into();
+        match self.store.cas.replace(&path, expected, bytes).await? {
+            Swap::Done(stamp) => {
+                self.note(&manifest);
+                Ok(Some(Seen { manifest, stamp }))
+            }
+            Swap::Conflict(_) => Ok(None),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::cas::proved;
 use crate::index::{Page, Root, chunk_in_page, number, pages};
 use crate::layout::{CHUNK, Node, PAGE};
 use crate::objects::DiskObjects;
-use crate::records::{Outline, outline};
+use crate::records::{NamedLog, Outline, outline};
 use crate::{Checkpoint, Error, LogEntry, LogObject, MachineName, Manifest, Part, Replica, Result};
 
 /// Chunks of one page that are read at the same time.
@@ -192,9 +192,12 @@ impl Scrub {
                 continue;
             };
             let objects = self.replica.disk_objects(manifest, number)?;
-            let path = objects.layout.log(entry.sequence, log);
-            let size = manifest.size_at(number, entry.sequence);
-            let read = prove_log(&objects, &path, log, size).await;
+            let named = NamedLog {
+                sequence: entry.sequence,
+                object: log.clone(),
+                size: manifest.size_at(number, entry.sequence),
+            };
+            let read = prove_log(&objects, &named).await;
             let subject = Subject {
                 manifest,
                 disk: number,
@@ -269,16 +272,15 @@ async fn chunks(
     Ok(())
 }
 
-/// Every byte of a log that leaves the disk with `size`: header and records by the content's digest, the footer by its own.
-pub(crate) async fn prove_log(
-    objects: &DiskObjects,
-    path: &Path,
-    log: &LogObject,
-    size: Length,
-) -> Result<()> {
-    objects.check_length(path, log.length).await?;
-    let outline = outline(objects, path, log, size).await?;
-    proved(|| prove_body(objects, &outline, log)).await
+/// Every byte of a log: header and records by the content's digest, the footer by its own.
+pub(crate) async fn prove_log(objects: &DiskObjects, log: &NamedLog) -> Result<()> {
+    let object = &log.object;
+    if object.place.is_own() {
+        let path = objects.layout.log(log.sequence, object);
+        objects.check_length(&path, object.length).await?;
+    }
+    let outline = outline(objects, log).await?;
+    proved(|| prove_body(objects, &outline, object)).await
 }
 
 async fn prove_body(objects: &DiskObjects, outline: &Outline, log: &LogObject) -> Result<()> {

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::cas::{Cas, Swap, proved};
 use crate::folder::ConditionalFolder;
-use crate::{Error, Key, MachineName, Replica, Result, layout};
+use crate::{Error, Inlining, Key, MachineName, Replica, Result, layout};
 
 /// The stores in memory of this process, by name.
 static MEMORY: LazyLock<Mutex<HashMap<String, Arc<InMemory>>>> = LazyLock::new(Mutex::default);
@@ -74,6 +74,7 @@ pub struct Store {
     pub(crate) cas: Cas,
     url: String,
     pub(crate) key: Option<Key>,
+    pub(crate) inlining: Inlining,
 }
 
 /// The format of stores, to which their marker bears witness.
@@ -222,6 +223,7 @@ impl Store {
             cas,
             url: url.into(),
             key: None,
+            inlining: Inlining::default(),
         })
     }
 
@@ -232,6 +234,7 @@ impl Store {
             cas,
             url: url.into(),
             key: None,
+            inlining: Inlining::default(),
         }
     }
 
@@ -261,6 +264,11 @@ impl Store {
         Self { key, ..self }
     }
 
+    /// Has manifests hold as much of the logs as `inlining` says, in what is written from now on.
+    pub fn with_inlining(self, inlining: Inlining) -> Self {
+        Self { inlining, ..self }
+    }
+
     /// Checks the store's format, or marks a new one, and that conditions are honoured.
     async fn begin(self) -> Result<Self> {
         proved(|| self.check_marker()).await?;
@@ -277,7 +285,7 @@ impl Store {
         let found = match self.cas.read(&marker, MARKER_MAX).await? {
             Some(found) => found.bytes,
             None => match self.cas.replace(&marker, None, bytes.clone()).await? {
-                Swap::Done => bytes,
+                Swap::Done(_) => bytes,
                 Swap::Conflict(found) => found.map_or(bytes, |found| found.bytes),
             },
         };

@@ -1,5 +1,7 @@
 //! What the last fold replaced is deleted.
 
+use std::collections::BTreeSet;
+
 use afterimage_block::Extent;
 use object_store::path::Path;
 
@@ -16,27 +18,44 @@ impl Writer {
         let (Some(retired), Some(kept)) = (&manifest.retired, &manifest.checkpoint) else {
             return Ok(());
         };
+        let mut unused = self.log_objects(manifest, &retired.logs)?;
+        // A pack may hold logs that are not folded yet.
+        for needed in self.log_objects(manifest, &manifest.logs)? {
+            unused.remove(&needed);
+        }
+        let unused = unused.into_iter().collect();
+        self.objects(manifest, 0)?.delete(unused).await;
         for disk in 0..manifest.disks.len() {
             let of = |checkpoint: &Checkpoint| {
                 let at = checkpoint.sequence;
                 self.replica().disk_objects_at(manifest, disk, at)
             };
             let (objects, newer) = (of(&retired.checkpoint)?, of(kept)?);
-            objects.delete(logs(&objects, &retired.logs, disk)).await;
             if let (Some(old), Some(new)) = (retired.checkpoint.root(disk), kept.root(disk)) {
                 objects.sweep_root(old, &newer, new).await?;
             }
         }
         Ok(())
     }
-}
 
-fn logs(objects: &DiskObjects, entries: &[LogEntry], disk: usize) -> Vec<Path> {
-    let of_disk = |entry: &LogEntry| {
-        let log = (*entry.disks.get(disk)?)?;
-        Some(objects.layout.log(entry.sequence, &log))
-    };
-    entries.iter().filter_map(of_disk).collect()
+    /// The objects that the logs of `entries` are in.
+    pub(crate) fn log_objects<'e>(
+        &self,
+        manifest: &Manifest,
+        entries: impl IntoIterator<Item = &'e LogEntry>,
+    ) -> Result<BTreeSet<Path>> {
+        let disks = 0..manifest.disks.len();
+        let objects = disks.map(|disk| self.objects(manifest, disk));
+        let objects = objects.collect::<Result<Vec<_>>>()?;
+        let of_entry = |entry: &LogEntry| {
+            let logs = objects.iter().zip(&entry.disks);
+            let paths = logs.filter_map(|(objects, log)| {
+                objects.layout.object_of(entry.sequence, log.as_ref()?)
+            });
+            paths.collect::<Vec<_>>()
+        };
+        Ok(entries.into_iter().flat_map(of_entry).collect())
+    }
 }
 
 /// `None` of an object that is not there, or cannot be read: it was swept, or what it names is not

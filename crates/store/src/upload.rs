@@ -12,15 +12,23 @@ use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use sha2::{Digest, Sha256};
 
 use crate::base::blocking;
-use crate::cipher::{Cipher, Sealing};
+use crate::cipher::Sealing;
 use crate::objects::DiskObjects;
 use crate::{Error, Result};
 
 /// Logs up to this length are put in one request, longer ones in parts of it. S3 refuses parts of less
 /// than 5 MiB, all but the last.
-const PART: u64 = 8 << 20;
+pub(crate) const PART: u64 = 8 << 20;
 /// Parts that are on their way at the same time.
 const PARTS_IN_FLIGHT_MAX: usize = 2;
+
+/// The bytes of `log`, which is short, if every one is of the log that was proved.
+pub(crate) async fn content_of(log: &SealedLog) -> Result<Bytes> {
+    let mut parts = Parts::of(log, None).await?;
+    let content = parts.next().await?.unwrap_or_default();
+    parts.check(log)?;
+    Ok(content)
+}
 
 impl DiskObjects {
     /// Puts `log` at `path`, if every byte that is sent is one of the log that was proved. Where it is
@@ -29,7 +37,9 @@ impl DiskObjects {
         let failed = |source| Error::store("write", path, source);
         let length = log.summary().file_length.get();
         let objects = &self.store.objects;
-        let mut parts = Parts::of(log, path, self.layout.cipher.as_ref()).await?;
+        let sealing = self.layout.cipher.as_ref();
+        let sealing = sealing.map(|cipher| cipher.begin(path.as_ref(), length));
+        let mut parts = Parts::of(log, sealing).await?;
         if length <= PART {
             let content = parts.next().await?.unwrap_or_default();
             parts.check(log)?;
@@ -84,7 +94,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn of(log: &SealedLog, path: &Path, cipher: Option<&Arc<Cipher>>) -> Result<Self> {
+    async fn of(log: &SealedLog, sealed: Option<(Vec<u8>, Sealing)>) -> Result<Self> {
         let length = log.summary().file_length.get();
         let local = log.path().to_owned();
         let (file, tail) = blocking(move || {
@@ -104,7 +114,7 @@ impl Parts {
             at: 0,
             length,
             proof: Proof::new(trailer.footer_at),
-            sealed: cipher.map(|cipher| cipher.begin(path.as_ref(), length)),
+            sealed,
         })
     }
 

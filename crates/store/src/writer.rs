@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use crate::base::{BaseProgress, BaseWriter};
 use crate::layout::DiskLayout;
-use crate::manifest::Naming;
 use crate::objects::DiskObjects;
+use crate::pack::{LogBytes, Packing, Packs, Place};
+use crate::replica::Seen;
+use crate::upload::{PART, content_of};
 use crate::{
     Checkpoint, Error, Fence, LogEntry, LogObject, Loss, Manifest, RecoveryPoint, Replica, Result,
 };
@@ -25,14 +27,17 @@ pub const NOTES: &str = "notes";
 pub struct Writer {
     replica: Replica,
     fence: Fence,
-    /// The logs that were put and are not published.
-    put: Arc<Mutex<Vec<PutLog>>>,
+    /// The manifest as it was written or read last; `None` after whatever leaves that in doubt. It is
+    /// replaced only while it is the present one, so that an older one costs a request and no more.
+    seen: Arc<Mutex<Option<Seen>>>,
+    /// The objects with logs that were put and are not published.
+    put: Arc<Mutex<Vec<Put>>>,
 }
 
-/// A log that was put.
+/// An object with logs that was put.
 #[derive(Clone, Debug)]
-struct PutLog {
-    disk: usize,
+struct Put {
+    /// The newest generation of them.
     sequence: Sequence,
     path: Path,
 }
@@ -43,7 +48,7 @@ pub struct Publication {
     /// The first generation that the logs are of: it follows the newest that the replica has. That of
     /// [`logs`](Self::logs), unless they are merged.
     pub first: Sequence,
-    /// The logs, all durable.
+    /// The logs, as they were [put](Writer::put_log).
     pub logs: LogEntry,
     /// The size of each disk at their barrier.
     pub sizes: Vec<Length>,
@@ -61,16 +66,29 @@ pub struct Publication {
 }
 
 impl Writer {
-    pub(crate) fn new(replica: Replica, fence: Fence) -> Self {
-        Self {
+    pub(crate) fn new(replica: Replica, seen: Seen) -> Self {
+        let writer = Self {
             replica,
-            fence,
+            fence: seen.manifest.fence,
+            seen: Arc::default(),
             put: Arc::default(),
-        }
+        };
+        writer.remember(seen);
+        writer
     }
 
-    fn put(&self) -> MutexGuard<'_, Vec<PutLog>> {
+    fn put(&self) -> MutexGuard<'_, Vec<Put>> {
         self.put.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, seen: Seen) {
+        if seen.stamp.is_tagged() || self.replica.store.is_folder() {
+            *self.seen() = Some(seen);
+        }
     }
 
     /// The epoch that it writes in.
@@ -83,12 +101,32 @@ impl Writer {
         &self.replica
     }
 
+    /// The manifest as it is remembered, or else read. It may not be the present one any more.
+    pub(crate) async fn known(&self) -> Result<Manifest> {
+        let seen = self.seen().clone();
+        if let Some(seen) = seen {
+            self.check_folder().await?;
+            return Ok(seen.manifest);
+        }
+        let seen = self.replica.read_existing().await?;
+        self.remember(seen.clone());
+        Ok(seen.manifest)
+    }
+
+    /// Where a manifest is remembered nothing was asked of the store yet: a folder may be no longer
+    /// mounted, and would take what is put.
+    async fn check_folder(&self) -> Result<()> {
+        if self.replica.store.is_folder() {
+            self.replica.store.check_reachable().await?;
+        }
+        Ok(())
+    }
+
     /// Changes the manifest, if the fence is still this writer's.
     pub(crate) async fn change(
         &self,
         change: impl Fn(&mut Manifest) -> Result<()>,
     ) -> Result<Manifest> {
-        self.replica.store.check_reachable().await?;
         let changed = |present: Option<Manifest>| {
             let missing = || Error::NoReplica(self.replica.name.to_string());
             let mut manifest = present.ok_or_else(missing)?;
@@ -101,7 +139,31 @@ impl Writer {
             change(&mut manifest)?;
             Ok(manifest)
         };
-        self.replica.change(changed).await
+        // Taken: whatever fails from here on leaves it in doubt.
+        let remembered = self.seen().take();
+        let written = match self.change_remembered(remembered, &changed).await? {
+            Some(written) => written,
+            None => self.replica.change(changed).await?,
+        };
+        self.remember(written.clone());
+        Ok(written.manifest)
+    }
+
+    /// Changes the manifest that is remembered; `None` if there is none, or it will not do any more. What
+    /// would be refused is refused only by the present one.
+    async fn change_remembered(
+        &self,
+        remembered: Option<Seen>,
+        changed: impl Fn(Option<Manifest>) -> Result<Manifest>,
+    ) -> Result<Option<Seen>> {
+        let Some(Seen { manifest, stamp }) = remembered else {
+            return Ok(None);
+        };
+        let Ok(next) = changed(Some(manifest)) else {
+            return Ok(None);
+        };
+        self.check_folder().await?;
+        self.replica.swap(Some(&stamp), next).await
     }
 
     /// Replaces the state that is kept with the replica; the manifest then.
@@ -125,7 +187,7 @@ impl Writer {
     /// # Errors
     /// [`Error::NoReplica`], [`Error::Store`].
     pub async fn base(&self, disk: usize, progress: BaseProgress) -> Result<BaseWriter> {
-        let manifest = self.replica.existing().await?;
+        let manifest = self.known().await?;
         Ok(BaseWriter::new(self.objects(&manifest, disk)?, progress))
     }
 
@@ -161,15 +223,16 @@ impl Writer {
         self.change(publish).await.map(drop)
     }
 
-    /// Stores a sealed log of disk number `disk`; it is durable when this returns, and counts once it
-    /// is published. What is sent is proved on its way, whatever became of the file since it was.
+    /// Stores a sealed log of disk number `disk`, which counts once it is published: a small one within
+    /// what is returned ([`Inlining`](crate::Inlining)), so that publishing it makes it durable; a larger
+    /// one is durable when this returns. What is sent is proved on its way, whatever became of the file
+    /// since it was.
     ///
     /// # Errors
     /// [`Error::Refused`] if the log is of another disk or of when it was smaller, compressed or encrypted;
     /// [`Error::LogChanged`], [`Error::Folder`], [`Error::Store`].
     pub async fn put_log(&self, disk: usize, log: &SealedLog) -> Result<LogObject> {
-        self.replica.store.check_reachable().await?;
-        let manifest = self.replica.existing().await?;
+        let manifest = self.known().await?;
         let header = log.header();
         let ours = manifest.disks.get(disk);
         if ours.is_none_or(|ours| ours.id != header.disk || header.disk_size < ours.size) {
@@ -188,17 +251,41 @@ impl Writer {
             epoch: self.fence.epoch,
             length: log.summary().file_length,
             content: log.summary().content,
-            naming: Naming::Content,
+            place: Place::Content,
         };
+        let inlined_max = self.replica.store.inlining.log_max.min(Length::new(PART));
+        if stored.length <= inlined_max {
+            let place = Place::Inlined(LogBytes(content_of(log).await?));
+            return Ok(LogObject { place, ..stored });
+        }
         let path = objects.layout.log(header.last, &stored);
-        let sequence = header.last;
-        self.put().push(PutLog {
-            disk,
-            sequence,
-            path: path.clone(),
-        });
+        self.note_put(header.last, &path);
         objects.upload_log(log, &path).await?;
         Ok(stored)
+    }
+
+    /// Notes what is put, so that it is deleted if it comes to nothing.
+    fn note_put(&self, sequence: Sequence, path: &Path) {
+        let path = path.clone();
+        self.put().push(Put { sequence, path });
+    }
+
+    /// Puts the logs that the manifest holds, and those of `publication` that it would, into one object
+    /// if they are too many for it.
+    async fn pack(&self, publication: &Publication) -> Result<Packing> {
+        let manifest = self.known().await?;
+        let before = manifest.logs.iter();
+        let before = before.filter(|entry| entry.sequence < publication.first);
+        let entries = before.chain([&publication.logs]);
+        let total_max = self.replica.store.inlining.total_max;
+        let packing = Packing::of(entries, total_max, self.fence.epoch);
+        if let Some((pack, content)) = &packing.pack {
+            let objects = self.objects(&manifest, 0)?;
+            let path = objects.layout.pack(pack);
+            self.note_put(pack.sequence, &path);
+            objects.put(&path, content.clone()).await?;
+        }
+        Ok(packing)
     }
 
     /// Publishes the logs of one generation, and the recovery point that they lead to. Publishing
@@ -208,6 +295,23 @@ impl Writer {
     /// [`Error::Fenced`], [`Error::OutOfSequence`], [`Error::BrokenChain`], [`Error::Shrunk`],
     /// [`Error::Store`].
     pub async fn publish(&self, publication: &Publication, state: &Value) -> Result<Manifest> {
+        let all = |_: &Manifest| usize::MAX;
+        self.publish_retaining(publication, state, all).await
+    }
+
+    /// The same, and keeps of the recovery points then as many of the newest as `points_max` says: at
+    /// least one, and what is newer than the oldest of these. It is asked of the manifest with the new one.
+    /// What only older ones needed is left to [`retain`](Self::retain).
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_retaining(
+        &self,
+        publication: &Publication,
+        state: &Value,
+        points_max: impl Fn(&Manifest) -> usize,
+    ) -> Result<Manifest> {
+        let packing = self.pack(publication).await?;
         let publish = |manifest: &mut Manifest| {
             manifest.state = published(&manifest.state, state);
             if !follows(manifest, publication)? {
@@ -215,8 +319,10 @@ impl Writer {
             }
             manifest.grow(&publication.sizes, publication.logs.sequence)?;
             manifest.logs.push(publication.logs.clone());
+            packing.apply(&mut manifest.logs);
             manifest.points.extend(publication.point);
             manifest.amend(&publication.amends, publication.logs.sequence);
+            manifest.keep_points(points_max(manifest));
             Ok(())
         };
         let manifest = self.change(publish).await?;
@@ -232,22 +338,15 @@ impl Writer {
             .put()
             .extract_if(.., |put| Some(put.sequence) <= last)
             .collect();
-        for PutLog {
-            disk,
-            sequence,
-            path,
-        } in settled
-        {
-            let objects = self.objects(manifest, disk)?;
-            let mut entries = manifest
-                .logs
-                .iter()
-                .filter(|entry| entry.sequence == sequence);
-            let published = entries.find_map(|entry| *entry.disks.get(disk)?);
-            let published = published.map(|log| objects.layout.log(sequence, &log));
-            if published.as_ref() != Some(&path) {
-                objects.delete(vec![path]).await;
-            }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        let is_of = |entry: &&LogEntry| settled.iter().any(|put| put.sequence == entry.sequence);
+        let named = self.log_objects(manifest, manifest.logs.iter().filter(is_of))?;
+        let paths = settled.into_iter().map(|put| put.path);
+        let unnamed: Vec<_> = paths.filter(|path| !named.contains(path)).collect();
+        if !unnamed.is_empty() {
+            self.objects(manifest, 0)?.delete(unnamed).await;
         }
         Ok(())
     }
@@ -271,7 +370,8 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     let last = manifest.last().ok_or_else(|| {
         Error::Refused("the replica has no base yet that a log could follow".into())
     })?;
-    if manifest.logs.last() == Some(&publication.logs) {
+    let newest = manifest.logs.last();
+    if newest.is_some_and(|newest| newest.is_same(&publication.logs)) {
         return Ok(false);
     }
     if Some(found) != last.checked_next() {
@@ -285,9 +385,9 @@ fn follows(manifest: &Manifest, publication: &Publication) -> Result<bool> {
     for (disk, predecessor) in publication.predecessors.iter().enumerate() {
         // Where the log before was lost, what it was to be followed by is of no log that is here.
         let before = manifest.logs.last();
-        let before = before.and_then(|entry| *entry.disks.get(disk)?);
+        let before = before.and_then(|entry| entry.of_disk(disk));
         let known = before
-            .map(|log| log.content)
+            .map(|(_, log)| log.content)
             .filter(|_| *predecessor != ContentDigest::NONE);
         if known.is_some_and(|known| known != *predecessor) {
             return Err(Error::BrokenChain { sequence: found });
@@ -318,6 +418,7 @@ impl Replica {
             layout: DiskLayout::new(&self.name, found.id, manifest.cipher()),
             id: found.id,
             size: manifest.size_at(disk, sequence),
+            packs: Packs::default(),
         })
     }
 }

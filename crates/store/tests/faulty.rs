@@ -40,13 +40,12 @@ fn histories_lose_nothing() {
         ..ProptestConfig::default()
     };
     let faults = AtomicUsize::new(0);
-    let histories = (any::<u64>(), 1_u32..6, 4_u64..24, any::<bool>());
-    let lived =
-        TestRunner::new(config).run(&histories, |(seed, percent, generations, encrypted)| {
-            let met = runtime().block_on(lose_nothing(seed, percent, generations, encrypted))?;
-            faults.fetch_add(met, Ordering::Relaxed);
-            Ok(())
-        });
+    let histories = (any::<u64>(), 1_u32..6, 4_u64..24, any::<[bool; 2]>());
+    let lived = TestRunner::new(config).run(&histories, |(seed, percent, generations, kind)| {
+        let met = runtime().block_on(lose_nothing(seed, percent, generations, kind))?;
+        faults.fetch_add(met, Ordering::Relaxed);
+        Ok(())
+    });
     lived.unwrap();
     // A short history in good weather may meet none.
     assert!(faults.into_inner() > 0);
@@ -57,12 +56,15 @@ async fn lose_nothing(
     seed: u64,
     percent: u32,
     generations: u64,
-    encrypted: bool,
+    [encrypted, packing]: [bool; 2],
 ) -> Result<usize, TestCaseError> {
     let key = encrypted.then(|| history::key(1));
     let weather = Weather::new(seed, percent);
     let (store, memory) = store(&weather).await;
-    let store = store.with_key(key.clone());
+    let mut store = store.with_key(key.clone());
+    if packing {
+        store = store.with_inlining(history::PACKING);
+    }
     let images = history::live(&replica(&store, "a"), seed, generations).await;
     history::check(&replica(&store, "a"), &images).await;
     weather.clears();

@@ -170,13 +170,13 @@ async fn points_read_back(replica: Replica) {
     primary.generation(1);
     primary.copy(&writer, 1).await;
     let mut images = vec![(1, primary.disk.contents())];
-    for sequence in 2..26 {
+    for sequence in 2..50 {
         primary.ship(&writer, sequence).await;
         images.push((sequence, primary.disk.contents()));
         writer.retain(4).await.unwrap();
         let manifest = replica.existing().await.unwrap();
         assert!(
-            manifest.points.len() <= 4 && manifest.logs.len() < 13,
+            manifest.points.len() <= 4 && manifest.logs.len() < 26,
             "{manifest:?}"
         );
         let oldest = manifest.points[0].sequence.get();
@@ -221,7 +221,7 @@ async fn points_read_back_from_a_folder_and_little_is_left_behind() {
     // What the last fold replaced is there until the next one.
     assert_eq!(count("roots"), 2);
     assert_eq!(count("pages"), 4);
-    assert!(count("chunks") <= 2 * 67 && count("logs") < 13 + 12);
+    assert!(count("chunks") <= 2 * 67 && count("logs") < 26 + 22);
 }
 
 #[tokio::test]
@@ -596,13 +596,13 @@ async fn damaged_manifests_and_newer_stores_are_refused_untouched() {
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
     let text = String::from_utf8(whole.clone()).unwrap();
-    let newer = text.replacen("\"format\":5", "\"format\":7", 1);
+    let newer = text.replacen("\"format\":7", "\"format\":9", 1);
     std::fs::write(&path, &newer).unwrap();
     let error = replica
         .claim(claim(), |kept| Ok(kept.clone()))
         .await
         .unwrap_err();
-    assert!(matches!(error, Error::OtherFormat { found: 7 }), "{error}");
+    assert!(matches!(error, Error::OtherFormat { found: 9 }), "{error}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
     let other = text.replacen("web-01", "web-02", 1);
     std::fs::write(&path, other).unwrap();

@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod history;
+mod machine;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use afterimage_block::{BlockWrite, Offset, Sequence};
-use afterimage_store::{Key, Replica, Store};
+use afterimage_block::{BlockWrite, Offset};
+use afterimage_store::{Key, Manifest, NOTES, Replica, Store, Transition};
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use history::Primary;
+use machine::Machine;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -138,42 +140,100 @@ async fn requests_keep_to_their_budget() {
             .write_at(Offset::ZERO, &vec![1; 3 << 20])
             .unwrap();
         primary.copy(&writer).await;
-        let budget = requests(&[("put", 3 + 1 + 1 + 1), ("get", 4)]);
+        let budget = requests(&[("put", 3 + 1 + 1 + 1)]);
         assert_eq!(objects.taken(), budget, "3 chunks, page, root, manifest");
-        let quiet = requests(&[("put", 2), ("get", 5)]);
-        let with_retention = requests(&[("put", 3), ("get", 7)]);
-        let mut folds = 0;
-        for sequence in 2..40 {
-            let data = [u8::try_from(sequence).unwrap(); 4096];
+        let mut counts = [0; 3];
+        for sequence in 2..300 {
+            let data = [u8::try_from(sequence % 250).unwrap(); 4096];
             let log = primary.rewrite(sequence, Offset::ZERO, &data);
             primary.ship(&writer, &log, &Value::Null).await;
             let taken = objects.taken();
             assert_eq!(taken.get("list"), None);
-            if sequence < 5 {
-                assert_eq!(taken, quiet, "interval {sequence}");
-            } else if taken != with_retention {
-                // A fold: chunk, page, root and manifest; of 8 logs the outlines, and what they hold.
-                folds += 1;
-                assert_eq!(taken.get("put"), Some(&(2 + 4)), "fold at {sequence}");
-                assert!(
-                    taken["get"] <= 7 + 8 * 3 + 12,
-                    "fold at {sequence}: {taken:?}"
-                );
-            }
+            let kind = if taken == requests(&[("put", 1)]) {
+                0
+            } else if taken == requests(&[("put", 2)]) {
+                1
+            } else {
+                // A fold: chunk, page, root and manifest, and what the logs' packs hold.
+                let puts = taken["put"] - 4;
+                assert!((1..=2).contains(&puts), "fold at {sequence}: {taken:?}");
+                assert!(taken["get"] <= 5 + 9 + 4, "fold at {sequence}: {taken:?}");
+                2
+            };
+            counts[kind] += 1;
         }
-        assert_eq!(folds, 4, "one in 8 intervals");
-        replica.existing().await.unwrap();
+        assert_eq!(counts[2], 2, "a fold when 128 generations are there");
+        assert!(counts[1] <= 300 / 15, "a pack of 15 logs: {counts:?}");
+        let manifest = replica.existing().await.unwrap();
         assert_eq!(objects.taken(), requests(&[("get", 1)]), "status");
-        let point = replica.open_point(Sequence::new(39)).await.unwrap();
-        let logs = replica.existing().await.unwrap().logs.len();
-        let budget = requests(&[("get", 1 + 1 + 3 * logs + 1)]);
-        assert_eq!(
-            objects.taken(),
-            budget,
-            "a point opens by its root and logs"
+        let point = replica.open_point(manifest.last().unwrap()).await.unwrap();
+        let packs = manifest.logs.len().div_ceil(15);
+        let taken = objects.taken()["get"];
+        assert!(
+            (2..=2 + packs).contains(&taken),
+            "a point opens by its root and packs: {taken}"
         );
         drop(point);
     }
+}
+
+/// Whatever the number of its disks.
+#[tokio::test]
+async fn a_quiet_interval_of_a_machine_is_one_put() {
+    let objects = AppendOnly::new(Arc::default());
+    let replica = replica(&objects, None).await;
+    let mut machine = Machine::new(&replica, 5).await;
+    objects.taken();
+    let mut ship = async |length| {
+        machine.shipped(1, length).await;
+        machine.check().await;
+        let mut taken = objects.taken();
+        taken.remove("get");
+        taken
+    };
+    for interval in 0..4 {
+        assert_eq!(ship(100).await, requests(&[("put", 1)]), "{interval}");
+    }
+    let large = requests(&[("put", 5 + 1)]);
+    assert_eq!(ship(20_000).await, large, "each log, and the manifest");
+    let packed = requests(&[("put", 1 + 1)]);
+    assert_eq!(ship(15_000).await, packed, "each small, and all too large");
+    assert_eq!(ship(100).await, requests(&[("put", 1)]));
+}
+
+/// What others change meanwhile costs another try, and is kept.
+#[tokio::test]
+async fn what_others_changed_is_read_before_it_is_written_over() {
+    let objects = AppendOnly::new(Arc::default());
+    let replica = replica(&objects, None).await;
+    let mut machine = Machine::new(&replica, 1).await;
+    let noted = |manifest: &Manifest| {
+        let mut state = manifest.state.clone();
+        state[NOTES] = "seen".into();
+        Ok(Transition {
+            state,
+            fences: false,
+        })
+    };
+    replica.transition(noted).await.unwrap();
+    objects.taken();
+    let logs = machine.write(1, 100);
+    let manifest = machine.ship(&logs).await.unwrap();
+    // Refused, and looked at; then the manifest is read, and it is put.
+    assert_eq!(objects.taken(), requests(&[("put", 2), ("get", 2)]));
+    assert_eq!(manifest.state[NOTES], "seen");
+    machine.shipped(1, 100).await;
+    assert_eq!(objects.taken(), requests(&[("put", 1)]), "as before");
+    // A writer that was fenced off learns it by the refusal.
+    machine::claim(&replica, 1).await;
+    let logs = machine.write(1, 100);
+    let before = replica.existing().await.unwrap();
+    let error = machine.ship(&logs).await.unwrap_err();
+    assert!(
+        matches!(error, afterimage_store::Error::Fenced { .. }),
+        "{error}"
+    );
+    assert_eq!(replica.existing().await.unwrap(), before);
 }
 
 /// Nothing but space is lost where the primary cannot delete.

@@ -288,13 +288,13 @@ async fn a_log_that_is_rolled_back_is_damage_also_in_the_middle_of_a_read() {
         let mut primary = Primary::new(1);
         let writer = history::claim(&replica).await;
         primary.copy(&writer).await;
-        let unpublished = primary.rewrite(2, Offset::ZERO, &[1; 4096]);
+        let unpublished = primary.rewrite(2, Offset::ZERO, &vec![1; 40_960]);
         writer.put_log(0, &unpublished).await.unwrap();
         let is_log = |path: &Path| path.as_ref().contains("/logs/");
         let logs = |all: Vec<(Path, Bytes)>| all.into_iter().find(|(path, _)| is_log(path));
         let (first, old) = logs(all(&objects).await).unwrap();
         std::fs::remove_file(unpublished.path()).unwrap();
-        let log = primary.rewrite(2, Offset::ZERO, &[2; 4096]);
+        let log = primary.rewrite(2, Offset::ZERO, &vec![2; 40_960]);
         primary.ship(&writer, &log, &Value::Null).await;
         let (path, _) = logs(all(&objects).await).unwrap();
         assert_ne!(path, first, "a name is of one content");

@@ -1,4 +1,5 @@
-//! A replica of one small disk with ten logs, always the same.
+//! A replica of one small disk with ten logs, always the same: three in objects of their own, four in a pack
+//! and three in the manifest; together so long that a fold is worth it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -9,8 +10,8 @@ use afterimage_block::{
 };
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_store::{
-    BaseProgress, Claim, Consistency, LogEntry, Manifest, Publication, RecoveryPoint, Replica,
-    ReplicaDisk, Store, Writer,
+    BaseProgress, Claim, Consistency, Inlining, LogEntry, Manifest, Publication, RecoveryPoint,
+    Replica, ReplicaDisk, Store, Writer,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -25,6 +26,12 @@ pub(super) const SIZE: Length = Length::kib(192);
 pub(super) const DISK: DiskId = DiskId::from_bytes([1; 16]);
 pub(super) const MACHINE: MachineId = MachineId::from_bytes([2; 16]);
 const LAST: u64 = 11;
+/// The last of the long logs.
+const LONG: u64 = 4;
+const INLINING: Inlining = Inlining {
+    log_max: Length::kib(2),
+    total_max: Length::kib(4),
+};
 
 /// The replica, and what is known of it.
 pub(super) struct Fixture {
@@ -100,7 +107,8 @@ impl Fixture {
     async fn fill(&self) -> (InMemory, Value) {
         let objects = Arc::new(InMemory::new());
         let store = Store::with_objects(Arc::clone(&objects) as _).await;
-        let replica = replica(&store.expect("memory honours conditions"));
+        let store = store.expect("memory honours conditions");
+        let replica = replica(&store.with_inlining(INLINING));
         let claim = Claim {
             machine: MACHINE,
             session: SessionId::from_bytes([3; 16]),
@@ -232,10 +240,11 @@ async fn publish(
 
 impl Step {
     fn of(number: u64) -> Self {
+        let length = if number <= LONG { 17_000 } else { 900 };
         let zeroed = Extent::new(Offset::new(number * 16_000), Length::new(700));
         Self {
             offset: Offset::new(number * 17_000),
-            data: vec![u8::try_from(number).expect("there are few"); 900],
+            data: vec![u8::try_from(number).expect("there are few"); length],
             zeroed: zeroed.expect("it is an extent"),
         }
     }

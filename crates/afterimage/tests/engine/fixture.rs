@@ -129,6 +129,12 @@ pub(crate) fn write(machine: &ProtectedMachine, value: u8) {
     machine.disks()[0].write_at(at, &[value; 4096]).unwrap();
 }
 
+/// As much, at the disk's beginning, that its log has an object of its own.
+pub(crate) fn write_much(machine: &ProtectedMachine, value: u8) {
+    let content = vec![value; 200_000];
+    machine.disks()[0].write_at(Offset::ZERO, &content).unwrap();
+}
+
 pub(crate) fn is_point(notice: &Notice) -> bool {
     matches!(notice, Notice::RecoveryPoint { .. })
 }

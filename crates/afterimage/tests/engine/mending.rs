@@ -4,12 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use afterimage::block::{BlockWrite, Offset};
-use afterimage::{
-    Clock, Liveness, Notice, Policy, ProtectedMachine, Replica, ResyncReason, status,
-};
+use afterimage::{Clock, Liveness, Notice, Policy, Replica, ResyncReason, status};
 
-use crate::fixture::{Fixture, is_point, until, write};
+use crate::fixture::{Fixture, is_point, until, write, write_much};
 
 /// The objects that a scrub calls damaged, which it records.
 async fn scrubbed(replica: &Replica) -> Vec<String> {
@@ -19,13 +16,6 @@ async fn scrubbed(replica: &Replica) -> Vec<String> {
         damaged.extend(step.damage.into_iter().map(|damage| damage.object));
     }
     damaged
-}
-
-fn write_much(machine: &ProtectedMachine, mib: u64, value: u8) {
-    let at = Offset::new(mib << 20);
-    machine.disks()[0]
-        .write_at(at, &vec![value; 200_000])
-        .unwrap();
 }
 
 /// The object of a kind that is for the disk's last or first MiB, or the only one.
@@ -50,7 +40,7 @@ async fn mends(kind: &str, first: bool, is_resynchronized: bool) {
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
     until(&mut notices, is_point).await;
     for value in 1..4 {
-        write_much(&machine, 0, value);
+        write_much(&machine, value);
         until(&mut notices, is_point).await;
     }
     let path = object(&fixture, kind, first);

@@ -6,7 +6,7 @@ use std::path::Path;
 use afterimage::block::{Access, BlockWrite, Offset, RawDisk};
 use afterimage::{Error, Failover, Notice, PointSelector, Protection, ResyncReason, fail_over};
 
-use crate::fixture::{Fixture, is_point, until, write};
+use crate::fixture::{Fixture, is_point, until, write, write_much};
 
 /// Starts the machine; it must become Critical and say why, while the guest's writes go on.
 async fn problem(protection: Protection) -> String {
@@ -124,10 +124,10 @@ async fn a_damaged_or_newer_manifest_is_a_problem_until_it_is_mended() {
         assert_says(&refused(fixture.vm()).await, "manifest.json");
     }
     let text = String::from_utf8(good.clone()).unwrap();
-    let newer = text.replacen("\"format\":5", "\"format\":7", 1);
+    let newer = text.replacen("\"format\":7", "\"format\":9", 1);
     assert_ne!(text, newer);
     fs::write(fixture.manifest(), newer).unwrap();
-    assert_says(&refused(fixture.vm()).await, "format 7");
+    assert_says(&refused(fixture.vm()).await, "format 9");
     fs::write(fixture.manifest(), good).unwrap();
     fixture.protect_once().await;
     fixture.assert_replicated().await;
@@ -189,7 +189,7 @@ async fn a_failover_to_a_damaged_point_makes_no_image() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
-    write(&machine, 4);
+    write_much(&machine, 4);
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
     let log = fixture.find("replica/machines/vm", ".ailog");

@@ -11,7 +11,7 @@ use afterimage::{
 };
 use futures::FutureExt;
 
-use crate::fixture::{Fixture, is_point, until, write};
+use crate::fixture::{Fixture, is_point, until, write, write_much};
 use crate::refusals;
 
 fn is_state(wanted: State) -> impl Fn(&Notice) -> bool {
@@ -228,7 +228,7 @@ async fn what_operators_do_is_shown_as_jobs() {
     let fixture = Fixture::new();
     fixture.protect_once().await;
     let (machine, mut notices) = fixture.vm().start().await.unwrap();
-    write(&machine, 2);
+    write_much(&machine, 2);
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
     let (replica, out) = (fixture.replica().await, fixture.path("out"));

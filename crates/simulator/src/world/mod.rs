@@ -249,17 +249,21 @@ impl World {
         images.map_err(|error| unreadable(&format!("point {sequence}"), &error))
     }
 
-    /// A planted bug: a published log goes.
+    /// A planted bug: a published log goes, if it is not in the manifest, alone or with its pack.
     fn delete_a_log(&self, inner: &Arc<dyn ObjectStore>, manifest: &Manifest) {
         let disk = self.sites[0].ids[0];
         if let Some(entry) = manifest.logs.last()
             && let Some(Some(log)) = entry.disks.first()
         {
-            let folder = format!("machines/{NAME}/disks/{disk}/logs").into();
+            let folders = [format!("disks/{disk}/logs"), "packs".into()];
             let name = format!("{:020}.{:020}.", entry.sequence.get(), log.epoch.get());
-            let listed = inner.list_with_delimiter(Some(&folder));
-            let objects = self.runtime.block_on(listed).map(|listed| listed.objects);
-            for object in objects.into_iter().flatten() {
+            let list = |folder| {
+                let folder = format!("machines/{NAME}/{folder}").into();
+                let listed = inner.list_with_delimiter(Some(&folder));
+                let listed = self.runtime.block_on(listed);
+                listed.map(|listed| listed.objects).unwrap_or_default()
+            };
+            for object in folders.into_iter().flat_map(list) {
                 let found = object.location.filename();
                 if found.is_some_and(|found| found.starts_with(&name)) {
                     let _ = self.runtime.block_on(inner.delete(&object.location));

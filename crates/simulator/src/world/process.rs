@@ -271,6 +271,7 @@ impl World {
         Some(Context {
             hub: self.hub.clone(),
             objects: self.objects(number),
+            inlining: self.options.inlining,
             machine: MACHINE,
             identity: self.identity(),
             disks: disks

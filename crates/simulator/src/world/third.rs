@@ -118,9 +118,10 @@ impl World {
         }
         let (near, far) = (self.objects(THIRD), third.objects(self));
         let (policy, scratch) = (self.options.policy.clone(), third.scratch.clone());
+        let inlining = self.options.inlining;
         let hub = self.hub.clone();
         Box::pin(async move {
-            let begun = begin(near, far, policy, scratch).await;
+            let begun = begin(near, far, inlining, policy, scratch).await;
             if begun.1.is_ok() {
                 hub.mark(Mark::Extended);
             }

@@ -14,12 +14,17 @@ use afterimage_block::{
 };
 use afterimage_changelog::{FileWriter, LogHeader, SealedLog, WriterOptions};
 use afterimage_store::{
-    BaseProgress, Claim, Consistency, Error, Key, LogEntry, Publication, RecoveryPoint, Replica,
-    ReplicaDisk, Scrub, Writer,
+    BaseProgress, Claim, Consistency, Error, Inlining, Key, LogEntry, Manifest, Publication,
+    RecoveryPoint, Replica, ReplicaDisk, Scrub, Writer,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+/// Has most logs of a history in the manifest for a while, and then in packs.
+pub(crate) const PACKING: Inlining = Inlining {
+    log_max: Length::mib(2),
+    total_max: Length::mib(4),
+};
 /// Several chunks and a crooked end.
 pub(crate) const SIZE: Length = Length::new((12 << 20) + 512);
 const DISK: DiskId = DiskId::from_bytes([1; 16]);
@@ -171,7 +176,9 @@ impl Primary {
     /// Ships `log` and keeps as many points as are kept.
     pub(crate) async fn ship(&mut self, writer: &Writer, log: &SealedLog, state: &Value) {
         let publication = self.publication(writer, log).await;
-        done(async || writer.publish(&publication, state).await).await;
+        let kept = |_: &Manifest| POINTS_MAX;
+        let publish = async || writer.publish_retaining(&publication, state, kept).await;
+        done(publish).await;
         self.last = log.summary().content;
         done(async || writer.retain(POINTS_MAX).await).await;
     }
