@@ -206,9 +206,14 @@ async fn test(replica: &Replica, point: PointSelector, address: &ListenAddress) 
         println!("{export}");
     }
     show_missing(opened.missing());
-    tokio::signal::ctrl_c().await?;
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => {
+            stopped?;
+            println!("nothing of it is left; --clean-up records what came of it");
+        }
+        () = opened.cleaned_up() => println!("somebody has cleaned it up"),
+    }
     opened.close().await?;
-    println!("nothing of it is left; --clean-up records what came of it");
     Ok(())
 }
 

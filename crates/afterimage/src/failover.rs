@@ -96,7 +96,7 @@ pub async fn fail_over(
         refuse_existing(&images)?;
         Kept::parse(&manifest.state)?.notes.admit_test()?;
         let place = TestPlace::Images(make_folder(out)?);
-        let job = begin_test(replica, point, &place).await?;
+        let (_, job) = begin_test(replica, point, place).await?;
         let restored = restore(replica, point, &images, progress).await;
         operations::end(replica, job, restored).await?;
         return failed_over(&manifest, None, point, images);

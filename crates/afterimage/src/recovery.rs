@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use afterimage_block::Overlay;
 use afterimage_nbd::{Device, Export, Exports, ListenAddress, Server, ServerOptions};
@@ -12,15 +13,21 @@ use tokio::runtime::Handle;
 use crate::error::blocking;
 use crate::excluded::ExcludedDisk;
 use crate::shared::Kept;
-use crate::test_failover::{TestPlace, begin_test};
+use crate::test_failover::{TestFailover, TestPlace, begin_test};
 use crate::{Result, operations};
+
+/// The time between two looks at whether it is still wanted.
+const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// A recovery point whose disks are served over NBD, each under its name. Clients may write: what
 /// they write goes to throw-away overlays, and neither the point nor replication sees anything of it.
 ///
-/// Nothing is copied: blocks are read from the store when they are asked for. The point must be kept
-/// for as long; reads of one that retention has dropped meanwhile fail.
+/// Nothing is copied: blocks are read from the store when they are asked for. Retention holds the point
+/// until it is cleaned up, but no longer than [`TestFailover::HOLDS_MAX`](crate::TestFailover::HOLDS_MAX);
+/// reads of one that was dropped then fail.
 pub struct OpenedPoint {
+    replica: Replica,
+    test: TestFailover,
     point: RecoveryPoint,
     server: Server,
     exports: Vec<String>,
@@ -56,10 +63,12 @@ pub async fn open_point(
     let kept = Kept::parse(&manifest.state)?;
     kept.notes.admit_test()?;
     let server = Server::bind(address, Exports::new(exports)?, ServerOptions::default())?;
-    let job = begin_test(replica, point, &place).await?;
+    let (test, job) = begin_test(replica, point, place).await?;
     operations::end(replica, job, Ok(())).await?;
     let names = manifest.disks.iter().map(|disk| disk.name.as_str());
     Ok(OpenedPoint {
+        replica: replica.clone(),
+        test,
         point,
         missing: kept.excluded,
         exports: names.map(|name| server.uri(name)).collect(),
@@ -81,6 +90,23 @@ impl OpenedPoint {
     /// The machine's disks that were not replicated, and are missing.
     pub fn missing(&self) -> &[ExcludedDisk] {
         &self.missing
+    }
+
+    /// Waits until somebody has [cleaned it up](crate::clean_up), perhaps from elsewhere: then it is to be
+    /// [closed](Self::close). The replica is asked every 10 s.
+    pub async fn cleaned_up(&self) {
+        while self.is_wanted().await {
+            tokio::time::sleep(ASKED_EVERY).await;
+        }
+    }
+
+    /// Whether nobody has been heard to end it, as where the replica cannot be read.
+    async fn is_wanted(&self) -> bool {
+        let Ok(manifest) = self.replica.existing().await else {
+            return true;
+        };
+        let kept = Kept::parse(&manifest.state);
+        kept.is_ok_and(|kept| kept.notes.test.as_ref() == Some(&self.test))
     }
 
     /// Stops serving and throws the overlays away.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use afterimage_block::{Sequence, Timestamp};
 use afterimage_replication::{JobKind, NotAllowed};
-use afterimage_store::{Manifest, RecoveryPoint, Replica};
+use afterimage_store::{Manifest, PointSelector, RecoveryPoint, Replica};
 use serde::{Deserialize, Serialize};
 
 use crate::error::blocking;
@@ -27,6 +28,12 @@ pub struct TestFailover {
     pub place: TestPlace,
     /// When it began.
     pub begun: Timestamp,
+}
+
+impl TestFailover {
+    /// How long retention holds the recovery point of a test that nobody cleans up, and so all that came
+    /// after it: a day.
+    pub const HOLDS_MAX: Duration = Duration::from_hours(24);
 }
 
 /// Where the disks of a test failover are.
@@ -90,30 +97,39 @@ impl Notes {
     }
 }
 
-/// Records a test failover at the replica; the number of its job.
+/// Records a test failover at the replica; it, and the number of its job.
 pub(crate) async fn begin_test(
     replica: &Replica,
     point: RecoveryPoint,
-    place: &TestPlace,
-) -> Result<u64> {
-    let begun = Clock::timestamp();
-    let begin = |_: &Manifest, kept: &mut Kept| {
+    place: TestPlace,
+) -> Result<(TestFailover, u64)> {
+    let test = TestFailover {
+        sequence: point.sequence,
+        place,
+        begun: Clock::timestamp(),
+    };
+    let begin = |manifest: &Manifest, kept: &mut Kept| {
         kept.notes.admit_test()?;
-        kept.notes.test = Some(TestFailover {
-            sequence: point.sequence,
-            place: place.clone(),
-            begun,
-        });
-        let subject = format!("recovery point {} at {place}", point.sequence);
+        if manifest
+            .select(PointSelector::Sequence(point.sequence))
+            .is_err()
+        {
+            return Err(NotAllowed {
+                reason: format!("recovery point {} was dropped meanwhile", point.sequence),
+                advice: "choose a newer one",
+            });
+        }
+        kept.notes.test = Some(test.clone());
+        let subject = format!("recovery point {} at {}", test.sequence, test.place);
         Ok(kept.notes.begin(JobKind::TestFailover, subject, 0))
     };
-    let (_, id) = change_kept(replica, false, begin).await?;
-    Ok(id)
+    let (_, job) = change_kept(replica, false, begin).await?;
+    Ok((test, job))
 }
 
 /// Cleans the test failover of `replica` up, be it complete or cut short: removes its images, which are in
-/// `out`, and records what came of it. One that was served is to be ended before. Asked for again after a
-/// crash it goes on.
+/// `out`, and records what came of it. Who serves one learns that it is over
+/// ([`OpenedPoint::cleaned_up`](crate::OpenedPoint::cleaned_up)). Asked for again after a crash it goes on.
 ///
 /// # Errors
 /// [`Error::NotAllowed`] if there is none, or its images are in another folder; [`Error::File`],

@@ -19,6 +19,7 @@ use crate::generations::Disk;
 use crate::mend::mend;
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
+use crate::test_failover::TestFailover;
 use crate::{Clock, Error, Result};
 use afterimage_replication::{JobKind, Progress};
 
@@ -336,9 +337,24 @@ pub(crate) async fn publish(
     Ok(manifest)
 }
 
-/// How many of the newest recovery points are kept. The store drops points from the oldest on, so that
-/// those between two that are kept stay too.
+/// How many of the newest recovery points are kept: as many as the policy says, and what a test failover reads.
 fn points_max(policy: &Policy, manifest: &Manifest, now: Timestamp) -> usize {
+    let tested = tested(manifest, now).map_or(0, |test| {
+        let points = manifest.whole_points();
+        points.filter(|at| at.sequence >= test.sequence).count()
+    });
+    points_of_policy(policy, manifest, now).max(tested)
+}
+
+/// The test failover that is not cleaned up, unless it is forgotten.
+fn tested(manifest: &Manifest, now: Timestamp) -> Option<TestFailover> {
+    let kept = Kept::parse(&manifest.state).ok()?;
+    let test = kept.notes.test?;
+    (now.since(test.begun) <= TestFailover::HOLDS_MAX).then_some(test)
+}
+
+/// The store drops points from the oldest on, so that those between two that are kept stay too.
+fn points_of_policy(policy: &Policy, manifest: &Manifest, now: Timestamp) -> usize {
     if policy.hourly_points == 0 && policy.recovery_points_age_max.is_none() {
         return usize::try_from(policy.recovery_points_max).unwrap_or(usize::MAX);
     }

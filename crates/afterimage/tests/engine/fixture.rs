@@ -34,6 +34,15 @@ impl Fixture {
         path
     }
 
+    pub(crate) fn policy() -> Policy {
+        let second = Duration::from_secs(1);
+        Policy {
+            interval: second,
+            retry: Schedule::fixed([second], second).unwrap(),
+            ..Policy::default()
+        }
+    }
+
     /// Machine `name` with one disk, an interval of a tenth of a second, and a state folder of its
     /// own.
     pub(crate) fn protection(&self, name: &str, disk: &Path) -> Protection {
@@ -42,12 +51,7 @@ impl Fixture {
 
     /// The same, with the replica in folder `replica`.
     pub(crate) fn protection_to(&self, replica: &str, name: &str, disk: &Path) -> Protection {
-        let second = Duration::from_secs(1);
-        let policy = Policy {
-            interval: second,
-            retry: Schedule::fixed([second], second).unwrap(),
-            ..Policy::default()
-        };
+        let policy = Self::policy();
         let replica = self.path(replica).display().to_string();
         Protection::new(name.parse().unwrap(), vec![disk.into()], replica)
             .state_folder(self.path(&format!("{name}.state")))

@@ -318,6 +318,47 @@ async fn a_point_opens_at_once_and_what_is_written_to_it_is_thrown_away() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_point_of_a_test_is_held_until_it_is_cleaned_up() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let replica = fixture.replica().await;
+    let address = format!("unix:{}", fixture.path("point.sock").display());
+    let address = address.parse().unwrap();
+    let opened = open_point(&replica, PointSelector::Latest, &address, fixture.0.path());
+    let opened = opened.await.unwrap();
+    let held = opened.point().sequence;
+    let disk = fs::read(fixture.path("disk.raw")).unwrap();
+    let policy = Policy {
+        recovery_points_max: 1,
+        ..Fixture::policy()
+    };
+    let (machine, mut notices) = fixture.vm().policy(policy).start().await.unwrap();
+    let oldest = async || replica.existing().await.unwrap().points[0].sequence;
+    for value in 2..5 {
+        write(&machine, value);
+        until(&mut notices, is_point).await;
+        assert_eq!(oldest().await, held);
+    }
+    let uri = opened.exports()[0].clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut content = vec![0; 4 << 20];
+        let client = afterimage_nbd::Client::open(&uri).unwrap();
+        client.read_at(Offset::ZERO, &mut content).unwrap();
+        content
+    });
+    assert!(read.await.unwrap() == disk);
+    clean_up(&replica, None, TestResult::Succeeded, "")
+        .await
+        .unwrap();
+    opened.cleaned_up().await;
+    opened.close().await.unwrap();
+    write(&machine, 5);
+    until(&mut notices, is_point).await;
+    assert!(oldest().await > held);
+    assert!(machine.stop().await.unwrap());
+}
+
 #[tokio::test]
 async fn a_failed_over_machine_stays_shut_out() {
     let fixture = Fixture::new();
