@@ -406,17 +406,21 @@ pub(crate) async fn transition<T: Send>(
     Ok((manifest.fence.epoch, noted))
 }
 
-/// Refuses a failover to a point that retention has dropped since it was chosen: the primary would be
-/// fenced off for nothing.
 fn check_point(manifest: &Manifest, request: ReplicaRequest) -> Result<(), NotAllowed> {
     match request {
         ReplicaRequest::PlannedFailover { point } | ReplicaRequest::UnplannedFailover { point } => {
-            let found = manifest.select(PointSelector::Sequence(point)).map(drop);
-            found.map_err(|error| NotAllowed {
-                reason: error.to_string(),
-                advice: "choose one that is there",
-            })
+            check_kept(manifest, point)
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a failover to a point that retention has dropped since it was chosen: the primary would be
+/// fenced off for nothing.
+pub(crate) fn check_kept(manifest: &Manifest, point: Sequence) -> Result<(), NotAllowed> {
+    let found = manifest.select(PointSelector::Sequence(point)).map(drop);
+    found.map_err(|error| NotAllowed {
+        reason: error.to_string(),
+        advice: "choose one that is there",
+    })
 }
