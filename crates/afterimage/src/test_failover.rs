@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use afterimage_block::{Sequence, Timestamp};
 use afterimage_replication::{JobKind, NotAllowed};
-use afterimage_store::{Manifest, PointSelector, RecoveryPoint, Replica};
+use afterimage_store::{Manifest, RecoveryPoint, Replica};
 use serde::{Deserialize, Serialize};
 
 use crate::error::blocking;
-use crate::failover::{images, partial};
+use crate::failover::{check_kept, images, partial};
 use crate::notes::Notes;
 use crate::shared::{Kept, change_kept};
 use crate::{Clock, Error, Result};
@@ -110,15 +110,7 @@ pub(crate) async fn begin_test(
     };
     let begin = |manifest: &Manifest, kept: &mut Kept| {
         kept.notes.admit_test()?;
-        if manifest
-            .select(PointSelector::Sequence(point.sequence))
-            .is_err()
-        {
-            return Err(NotAllowed {
-                reason: format!("recovery point {} was dropped meanwhile", point.sequence),
-                advice: "choose a newer one",
-            });
-        }
+        check_kept(manifest, point.sequence)?;
         kept.notes.test = Some(test.clone());
         let subject = format!("recovery point {} at {}", test.sequence, test.place);
         Ok(kept.notes.begin(JobKind::TestFailover, subject, 0))
