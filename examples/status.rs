@@ -142,6 +142,7 @@ fn print(status: &Status) {
     for job in status.jobs.iter().rev().take(5) {
         let end = match (job.state, &job.error) {
             (JobState::Failed, Some(error)) => format!("failed: {error}"),
+            (JobState::InProgress, _) => format!("{} of {}", job.progress.done, job.progress.total),
             (state, _) => format!("{state:?}"),
         };
         println!("  job {:?} {}: {end}", job.kind, job.subject);
@@ -158,7 +159,7 @@ fn shown_liveness(liveness: Liveness) -> String {
             shown_time(until)
         ),
         Liveness::Idle { until } => format!(
-            "the primary is alive, and nothing is written: taken for lost unless it reports by {}",
+            "the primary is alive, and publishes nothing now: taken for lost unless it reports by {}",
             shown_time(until)
         ),
         Liveness::Silent { since } => format!(

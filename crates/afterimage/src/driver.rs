@@ -10,7 +10,7 @@ use afterimage_replication::{
 use afterimage_retry::Time;
 use afterimage_store::{BaseProgress, Writer};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::error::blocking;
 use crate::growing::Growing;
@@ -24,6 +24,9 @@ use crate::{Error, Result};
 
 /// How often the lengths of the open logs are looked at.
 const WATCH: Duration = Duration::from_millis(500);
+
+/// How often the replica hears how far a transfer is that takes long.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
 
 /// What the owner asks of a running machine.
 pub(crate) enum Command {
@@ -63,6 +66,9 @@ pub(crate) struct Driver {
     lengths: Vec<Length>,
     /// The job that ran when it was last looked at.
     seen: Option<Running>,
+    /// The state that the replica last heard of while nothing was published, and when.
+    told: Option<(State, Time)>,
+    telling: Option<AbortHandle>,
     stopped: Option<bool>,
 }
 
@@ -87,6 +93,8 @@ impl Driver {
             shown: None,
             lengths: Vec::new(),
             seen: None,
+            told: None,
+            telling: None,
             stopped: None,
         }
     }
@@ -104,12 +112,16 @@ impl Driver {
                 return self.end(complete);
             }
             let timeout = self.machine.next_timeout();
+            let word = self.word_due();
             tokio::select! {
                 Some(done) = self.results.recv() => self.note(done)?,
                 Some(command) = commands.recv() => self.command(command)?,
                 () = self.shared.clock.sleep_until(timeout.unwrap_or_default()), if timeout.is_some() => {
                     let actions = self.machine.handle_timeout(self.now());
                     self.carry_out(actions)?;
+                }
+                () = self.shared.clock.sleep_until(word.unwrap_or_default()), if word.is_some() => {
+                    self.tell();
                 }
                 _ = watch.tick() => self.watch()?,
                 Some(_) = self.tasks.join_next() => {}
@@ -361,6 +373,51 @@ impl Driver {
         }
     }
 
+    /// When the replica is to hear how the machine stands, where nothing else tells it for long: during a
+    /// transfer that takes long, and while nothing is sent.
+    fn word_due(&self) -> Option<Time> {
+        self.writer.as_ref()?;
+        let state = self.machine.state();
+        let told = self.told.filter(|(told, _)| *told == state);
+        let every = self.word_every()?;
+        Some(told.map_or(Time::ZERO, |(_, at)| at + every))
+    }
+
+    fn word_every(&self) -> Option<Duration> {
+        let policy = self.machine.policy();
+        match self.machine.state() {
+            State::InitialReplicationInProgress | State::Resynchronizing => {
+                Some(TOLD_EVERY.max(policy.interval))
+            }
+            State::WaitingForInitialReplication
+            | State::Suspended
+            | State::ResynchronizeSuspended => Some(policy.heartbeat()),
+            _ => None,
+        }
+    }
+
+    /// Tells the replica how the machine stands, beside what it does. Where it cannot be told now, it is the
+    /// next time.
+    fn tell(&mut self) {
+        let (Some(writer), Some(every)) = (self.writer.clone(), self.word_every()) else {
+            return;
+        };
+        self.told = Some((self.machine.state(), self.now()));
+        let shared = Arc::clone(&self.shared);
+        let report = PrimaryReport {
+            idle_secs: Some(every.as_secs()),
+            ..self.standing(Sequence::ZERO)
+        };
+        let telling = self.tasks.spawn(async move {
+            if let Err(error) = transfer::tell(&shared, &writer, &report).await {
+                tracing::debug!(%error, "the replica does not hear how the machine stands");
+            }
+        });
+        if let Some(before) = self.telling.replace(telling) {
+            before.abort();
+        }
+    }
+
     /// Tells the replica that it has no primary any more. Where it cannot be told it finds out by
     /// itself.
     fn release(&mut self, report: PrimaryReport) {
@@ -387,6 +444,15 @@ impl Driver {
             _ => Sequence::ZERO,
         };
         PrimaryReport {
+            idle_secs: matches!(action, Action::Heartbeat)
+                .then(|| self.machine.policy().heartbeat().as_secs()),
+            ..self.standing(brought)
+        }
+    }
+
+    /// How the machine sees itself, once the replica has what was written before `brought`, too.
+    fn standing(&self, brought: Sequence) -> PrimaryReport {
+        PrimaryReport {
             state: self.machine.state(),
             health: self.machine.health(),
             pending: self.machine.unshipped_bytes_after(brought),
@@ -394,8 +460,7 @@ impl Driver {
             time: Timestamp::from(std::time::SystemTime::now()),
             statistics: Some(self.machine.statistics(self.now())),
             positions: Some(self.machine.positions()),
-            idle_secs: matches!(action, Action::Heartbeat)
-                .then(|| self.machine.policy().heartbeat().as_secs()),
+            idle_secs: None,
             rpo: self.machine.rpo(self.now()),
         }
     }

@@ -78,7 +78,8 @@
 //! tells its replica that it is idle, once, and again after each [heartbeat](Policy::heartbeat), which costs a
 //! request in ten minutes rather than one an interval. Only one that is silent for longer than it said
 //! counts as lost ([`Liveness`]). By the heartbeat it also hears that it is fenced off, or that a scrub found
-//! its replica damaged.
+//! its replica damaged. What takes long it tells beside it: how far a copy or a resynchronization is each minute,
+//! and that it is suspended.
 //!
 //! *After a crash* the regions that were marked since the last barrier are read from the disks again
 //! and become the log of the generation that was open. The log that was being written is not needed

@@ -168,20 +168,45 @@ impl Shared {
         report: PrimaryReport,
         epoch: Epoch,
     ) -> serde_json::Value {
-        let ended = |job: &&Job| job.state != JobState::InProgress;
         let kept = Kept {
             replica: ReplicaState {
                 role,
                 primary: Some(report),
                 lineage: epoch,
             },
-            jobs: self.jobs().iter().filter(ended).cloned().collect(),
+            jobs: self.ended_jobs(),
             failover: None,
             excluded: self.excluded.clone(),
             extended: None,
             notes: Notes::default(),
         };
         kept.encode()
+    }
+
+    /// What is kept with the replica, of which `kept` is the present, once its primary has told how it stands.
+    ///
+    /// # Errors
+    /// [`afterimage_store::Error::Refused`] where something newer is kept.
+    pub(crate) fn told(
+        &self,
+        mut kept: Kept,
+        report: &PrimaryReport,
+    ) -> Result<Kept, afterimage_store::Error> {
+        let present = kept.replica.primary.as_ref();
+        let is_newer = present.is_none_or(|present| present.time < report.time);
+        if kept.replica.role != Role::Replica || !is_newer {
+            let reason = "what the replica knows of its primary is newer";
+            return Err(afterimage_store::Error::Refused(reason.into()));
+        }
+        kept.replica.primary = Some(report.clone());
+        kept.jobs = self.jobs().iter().cloned().collect();
+        kept.excluded.clone_from(&self.excluded);
+        Ok(kept)
+    }
+
+    fn ended_jobs(&self) -> Vec<Job> {
+        let ended = |job: &&Job| job.state != JobState::InProgress;
+        self.jobs().iter().filter(ended).cloned().collect()
     }
 
     /// The disks with these sizes, as a replica knows them.

@@ -41,7 +41,8 @@ pub struct Status {
     pub disks: Vec<ReplicaDisk>,
     /// The machine's disks that are not replicated, and missing after a failover, as its primary last told.
     pub excluded: Vec<ExcludedDisk>,
-    /// The primary's newest jobs that had ended when it last reported.
+    /// The primary's newest jobs when it last reported: those that had ended, and the one that ran where it
+    /// took long.
     pub jobs: Vec<Job>,
     /// What had come of the primary's cycles when it last reported.
     pub statistics: Option<Statistics>,

@@ -377,6 +377,15 @@ pub(crate) async fn heartbeat(
     })
 }
 
+/// Records at the replica how the machine stands, unless something newer is known there already.
+pub(crate) async fn tell(shared: &Shared, writer: &Writer, report: &PrimaryReport) -> Result<()> {
+    let told = |state: &serde_json::Value| {
+        let kept = shared.told(Kept::parse(state)?, report)?;
+        Ok(kept.encode())
+    };
+    Ok(writer.update_state(told).await.map(drop)?)
+}
+
 /// Records at the replica that the last delta is there and the machine stopped.
 pub(crate) async fn prepare(
     shared: &Shared,

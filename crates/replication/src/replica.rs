@@ -90,7 +90,7 @@ impl ReplicaState {
         let silence = now.since(primary.time).as_secs();
         let limit = primary.silence_max().as_secs();
         let idle = if primary.idle_secs.is_some() {
-            " that nothing is written"
+            " that it publishes nothing now"
         } else {
             ""
         };

@@ -26,7 +26,7 @@ pub struct PrimaryReport {
     /// How far its writes had come.
     #[serde(default)]
     pub positions: Option<Positions>,
-    /// Where it is idle, so that it publishes nothing: the seconds after which it reports again at the latest.
+    /// Where it publishes nothing, since nothing is written or sent: the seconds after which it reports again at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_secs: Option<u64>,
     /// How old the newest state was then that the replica could be failed over to: every write before that is
@@ -79,7 +79,7 @@ pub enum Liveness {
         /// If it has not reported again by then, it will be taken for lost.
         until: Timestamp,
     },
-    /// It said that nothing is written, so that it reports seldom.
+    /// It said that it publishes nothing now, since nothing is written or sent, so that it reports seldom.
     Idle {
         /// As for one that is alive.
         until: Timestamp,

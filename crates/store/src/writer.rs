@@ -171,11 +171,21 @@ impl Writer {
     /// # Errors
     /// [`Error::Fenced`], [`Error::Store`].
     pub async fn set_state(&self, state: &Value) -> Result<Manifest> {
-        let set = |manifest: &mut Manifest| {
-            manifest.state = published(&manifest.state, state);
+        self.update_state(|_| Ok(state.clone())).await
+    }
+
+    /// Replaces the state that is kept with the replica by what `update` makes of the present one, as often
+    /// as others come in between; the manifest then.
+    ///
+    /// # Errors
+    /// What `update` returns, and as [`set_state`](Self::set_state).
+    pub async fn update_state(&self, update: impl Fn(&Value) -> Result<Value>) -> Result<Manifest> {
+        let updated = |manifest: &mut Manifest| {
+            let state = update(&manifest.state)?;
+            manifest.state = published(&manifest.state, &state);
             Ok(())
         };
-        self.change(set).await
+        self.change(updated).await
     }
 
     pub(crate) fn objects(&self, manifest: &Manifest, disk: usize) -> Result<DiskObjects> {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use afterimage::block::{BlockRead, BlockWrite, Extent, Length, Offset, Zeroing};
 use afterimage::{
     Bandwidth, Clock, Error, ErrorCode, Failover, Job, JobAction, JobKind, JobState, Key, Liveness,
-    Notice, PointSelector, Policy, Protection, Request, ResyncReason, State, Store, TestPlace,
-    TestResult, cancel, clean_up, commit, fail_over, open_point, status,
+    Notice, PointSelector, Policy, Protection, Request, ResyncReason, State, Status, Store,
+    TestPlace, TestResult, cancel, clean_up, commit, fail_over, open_point, status,
 };
 use futures::FutureExt;
 
@@ -27,7 +28,7 @@ async fn a_suspended_machine_sends_nothing_and_then_all() {
     until(&mut notices, is_state(State::Suspended)).await;
     let before = fixture.replica().await.existing().await.unwrap();
     write(&machine, 5);
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let after = fixture.replica().await.existing().await.unwrap();
     assert_eq!(before.last(), after.last(), "sent while suspended");
     let refused = machine.request(Request::Suspend).await.unwrap_err();
@@ -36,6 +37,69 @@ async fn a_suspended_machine_sends_nothing_and_then_all() {
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
     fixture.assert_replicated().await;
+}
+
+/// The status of the replica, once it is as `awaited`.
+async fn status_when(fixture: &Fixture, awaited: impl Fn(&Status) -> bool) -> Status {
+    let replica = fixture.replica().await;
+    let shown = async {
+        loop {
+            let shown = status(&replica, Clock::timestamp()).await;
+            match shown {
+                Ok(shown) if awaited(&shown) => return shown,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let shown = tokio::time::timeout(Duration::from_mins(1), shown).await;
+    shown.expect("it never was")
+}
+
+#[tokio::test]
+async fn the_replica_hears_that_its_machine_is_suspended() {
+    let fixture = Fixture::new();
+    let (machine, mut notices) = fixture.vm().start().await.unwrap();
+    until(&mut notices, is_state(State::Replicating)).await;
+    machine.request(Request::Suspend).await.unwrap();
+    let shown = status_when(&fixture, |shown| shown.state == State::Suspended).await;
+    assert!(
+        matches!(shown.liveness, Liveness::Idle { .. }),
+        "{:?}",
+        shown.liveness
+    );
+    machine.request(Request::Resume).await.unwrap();
+    write(&machine, 5);
+    status_when(&fixture, |shown| shown.state == State::Replicating).await;
+    machine.request(Request::Suspend).await.unwrap();
+    status_when(&fixture, |shown| shown.state == State::Suspended).await;
+    // What is told late does not undo what was published since.
+    machine.request(Request::Resume).await.unwrap();
+    assert!(machine.stop().await.unwrap());
+    let shown = status_when(&fixture, |_| true).await;
+    assert_eq!(shown.state, State::PreparedForFailover);
+}
+
+#[tokio::test]
+async fn the_replica_hears_how_far_a_first_copy_is() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("disk.raw"), vec![7; 4 << 20]).unwrap();
+    let slow = Policy {
+        bandwidth: Bandwidth {
+            otherwise: NonZeroU64::new(16 << 10),
+            ..Bandwidth::default()
+        },
+        ..Fixture::policy()
+    };
+    let (machine, mut notices) = fixture.vm().policy(slow).start().await.unwrap();
+    until(&mut notices, is_state(State::InitialReplicationInProgress)).await;
+    let far = |job: &Job| job.state == JobState::InProgress && !job.progress.total.is_zero();
+    let shown = status_when(&fixture, |shown| shown.jobs.iter().any(far)).await;
+    assert_eq!(shown.state, State::InitialReplicationInProgress);
+    assert!(matches!(shown.liveness, Liveness::Idle { .. }));
+    let running = shown.jobs.iter().find(|job| far(job)).unwrap();
+    assert_eq!(running.kind, JobKind::InitialReplication);
+    assert!(shown.recovery_points.is_empty());
+    assert!(!machine.stop().await.unwrap());
 }
 
 #[tokio::test]
@@ -63,7 +127,7 @@ async fn a_resynchronization_can_be_asked_for() {
 async fn an_overflow_waits_for_approval_where_the_policy_says_so() {
     let fixture = Fixture::new();
     let policy = Policy {
-        interval: std::time::Duration::from_secs(1),
+        interval: Duration::from_secs(1),
         automatic_resync: false,
         resync_threshold_percent: 10,
         ..Policy::default()
