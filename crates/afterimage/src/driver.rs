@@ -66,8 +66,8 @@ pub(crate) struct Driver {
     lengths: Vec<Length>,
     /// The job that ran when it was last looked at.
     seen: Option<Running>,
-    /// The state that the replica last heard of while nothing was published, and when.
-    told: Option<(State, Time)>,
+    /// When the replica last heard of the present state while nothing was published.
+    told: Option<Time>,
     telling: Option<AbortHandle>,
     stopped: Option<bool>,
 }
@@ -285,6 +285,7 @@ impl Driver {
         let state = self.machine.state();
         if self.shown != Some(state) {
             self.shown = Some(state);
+            self.told = None;
             self.shared.tell(Notice::State {
                 state,
                 health: self.machine.health(),
@@ -377,10 +378,8 @@ impl Driver {
     /// transfer that takes long, and while nothing is sent.
     fn word_due(&self) -> Option<Time> {
         self.writer.as_ref()?;
-        let state = self.machine.state();
-        let told = self.told.filter(|(told, _)| *told == state);
         let every = self.word_every()?;
-        Some(told.map_or(Time::ZERO, |(_, at)| at + every))
+        Some(self.told.map_or(Time::ZERO, |told| told + every))
     }
 
     fn word_every(&self) -> Option<Duration> {
@@ -402,7 +401,7 @@ impl Driver {
         let (Some(writer), Some(every)) = (self.writer.clone(), self.word_every()) else {
             return;
         };
-        self.told = Some((self.machine.state(), self.now()));
+        self.told = Some(self.now());
         let shared = Arc::clone(&self.shared);
         let report = PrimaryReport {
             idle_secs: Some(every.as_secs()),

@@ -203,6 +203,10 @@ async fn copy_disk(
     let mut base = writer.base(disk, progress).await?;
     let total = source.size();
     let mut sent = Length::ZERO;
+    job.progress(Progress {
+        total,
+        ..Progress::default()
+    });
     while let Some(page) = base.next_page() {
         let copied = base.copy_page(Arc::clone(&source)).await?;
         sent = sent.saturating_add(copied.sent);
