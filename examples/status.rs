@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use afterimage::{
-    Clock, JobState, Liveness, MachineName, Operation, SideStatus, Standing, Status, Store,
+    Clock, Job, JobState, Liveness, MachineName, Operation, SideStatus, Standing, Status, Store,
     side_status, status,
 };
 use anyhow::Result;
@@ -142,7 +142,7 @@ fn print(status: &Status) {
     for job in status.jobs.iter().rev().take(5) {
         let end = match (job.state, &job.error) {
             (JobState::Failed, Some(error)) => format!("failed: {error}"),
-            (JobState::InProgress, _) => format!("{} of {}", job.progress.done, job.progress.total),
+            (JobState::InProgress, _) => far(job),
             (state, _) => format!("{state:?}"),
         };
         println!("  job {:?} {}: {end}", job.kind, job.subject);
@@ -171,6 +171,11 @@ fn shown_liveness(liveness: Liveness) -> String {
     }
 }
 
+/// How far a job is that runs.
+fn far(job: &Job) -> String {
+    format!("{} of {}", job.progress.done, job.progress.total)
+}
+
 /// A job of an operator's, with its tasks and what can be done about it.
 fn print_operation(operation: &Operation) {
     let Operation { job, actions, .. } = operation;
@@ -181,7 +186,7 @@ fn print_operation(operation: &Operation) {
         job.subject,
         job.state,
         shown_time(job.started),
-        until.unwrap_or_default()
+        until.unwrap_or_else(|| format!(", {}", far(job)))
     );
     for task in &job.tasks {
         println!("    {}: {:?}", task.name, task.state);

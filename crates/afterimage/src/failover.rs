@@ -11,7 +11,7 @@ use crate::driver::sum;
 use crate::error::blocking;
 use crate::excluded::ExcludedDisk;
 use crate::notes::{self, Notes};
-use crate::operations;
+use crate::operations::{self, Far};
 use crate::shared::{Kept, change_kept};
 use crate::state::{FailoverTarget, Fingerprint, Saved, Side, StateFolder, default_folder};
 use crate::test_failover::{TestPlace, begin_test};
@@ -87,17 +87,23 @@ pub async fn fail_over(
     how: Failover,
     selector: PointSelector,
     out: &Path,
-    progress: impl FnMut(Length, Length),
+    mut progress: impl FnMut(Length, Length),
 ) -> Result<FailedOver> {
     let manifest = replica.existing().await?;
     let point = manifest.select(selector)?;
     let images = images(&manifest, out);
+    let far = Far::default();
+    let progress = |done, total| {
+        far.set(done, total);
+        progress(done, total);
+    };
     if how == Failover::Test {
         refuse_existing(&images)?;
         Kept::parse(&manifest.state)?.notes.admit_test()?;
         let place = TestPlace::Images(make_folder(out)?);
         let (_, job) = begin_test(replica, point, place).await?;
-        let restored = restore(replica, point, &images, progress).await;
+        let restored = restore(replica, point, &images, progress);
+        let restored = operations::watch(replica, job, || far.get(), restored).await;
         operations::end(replica, job, restored).await?;
         return failed_over(&manifest, None, point, images);
     }
@@ -110,7 +116,8 @@ pub async fn fail_over(
         restore(replica, point, &images, progress).await?;
         complete(&begun.folder, Some(point.time))
     };
-    operations::end(replica, begun.job, make.await).await?;
+    let made = operations::watch(replica, begun.job, || far.get(), make).await;
+    operations::end(replica, begun.job, made).await?;
     failed_over(&manifest, Some(begun.epoch), point, images)
 }
 

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::driver::sum;
 use crate::error::blocking;
 use crate::excluded::ExcludedDisk;
 use crate::failover::{Begun, begin, complete, images};
@@ -100,9 +101,10 @@ pub async fn serve_failover(
         folder: Arc::clone(&folder),
         stopping,
     };
-    let recorded = replica.clone();
+    let (recorded, filled) = (replica.clone(), disks.clone());
     hydration.spawn(async move {
-        let filled = filling.run().await;
+        let far = || local(&filled);
+        let filled = operations::watch(&recorded, job, far, filling.run()).await;
         match filled {
             // The same failover can be asked for again, and goes on.
             Err(Error::NotRunning) => filled,
@@ -122,6 +124,12 @@ pub async fn serve_failover(
         server,
         _folder: folder,
     })
+}
+
+/// The bytes that are local, of how many.
+fn local(disks: &[Arc<HydratingDisk>]) -> (Length, Length) {
+    let total = |length: fn(&HydratingDisk) -> Length| sum(disks.iter().map(|disk| length(disk)));
+    (total(HydratingDisk::local), total(BlockRead::size))
 }
 
 /// What tells a disk at one point from every other: neither ever changes.
@@ -252,11 +260,7 @@ impl ServedFailover {
 
     /// The bytes that are local, of how many.
     pub fn progress(&self) -> (Length, Length) {
-        let sum = |length: fn(&HydratingDisk) -> Length| {
-            let lengths = self.disks.iter().map(|disk| length(disk));
-            lengths.fold(Length::ZERO, Length::saturating_add)
-        };
-        (sum(HydratingDisk::local), sum(BlockRead::size))
+        local(&self.disks)
     }
 
     /// Waits until every image is whole and has its name. The disks are served before and after.

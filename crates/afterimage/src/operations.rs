@@ -1,12 +1,67 @@
 //! What operators do to a replica: jobs that it keeps, so that its status shows them.
 
+use std::convert::Infallible;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use afterimage_replication::{JobKind, JobState};
+use afterimage_block::Length;
+use afterimage_replication::{JobKind, JobState, Progress};
 use afterimage_store::Replica;
 
 use crate::notes::{self, Notes};
 use crate::{Clock, Error, Result};
+
+/// How often the replica hears how far a job is.
+const TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// How far the work of a job is, noted by who does it.
+#[derive(Debug, Default)]
+pub(crate) struct Far {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Far {
+    pub(crate) fn set(&self, done: Length, total: Length) {
+        self.done.store(done.get(), Ordering::Relaxed);
+        self.total.store(total.get(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> (Length, Length) {
+        let length = |of: &AtomicU64| Length::new(of.load(Ordering::Relaxed));
+        (length(&self.done), length(&self.total))
+    }
+}
+
+/// Does the work of job `id`, and keeps with the replica meanwhile how `far` it is: bytes done, of how many.
+pub(crate) async fn watch<T>(
+    replica: &Replica,
+    id: u64,
+    far: impl Fn() -> (Length, Length),
+    work: impl Future<Output = T>,
+) -> T {
+    tokio::select! {
+        done = work => done,
+        never = tell(replica, id, far) => match never {},
+    }
+}
+
+async fn tell(replica: &Replica, id: u64, far: impl Fn() -> (Length, Length)) -> Infallible {
+    loop {
+        tokio::time::sleep(TOLD_EVERY).await;
+        let (done, total) = far();
+        let progress = Progress {
+            done,
+            total,
+            sent: done,
+        };
+        let tell = |notes: &mut Notes| notes.operations.progress(id, progress);
+        if let Err(error) = notes::change(replica, tell).await {
+            tracing::debug!(%error, "the status does not show how far a job is");
+        }
+    }
+}
 
 impl Notes {
     /// Begins a job whose first `done` tasks are done by the change that records it. One of its kind that
@@ -53,4 +108,47 @@ pub(crate) async fn end<T>(replica: &Replica, id: u64, result: Result<T>) -> Res
         tracing::warn!(%error, "the status does not show how a job ended");
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use afterimage_block::{DiskId, MachineId, SessionId};
+    use afterimage_store::{Claim, ReplicaDisk, Store};
+
+    use super::*;
+    use crate::status;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_status_shows_how_far_a_job_is() {
+        let store = Store::open("memory://operations").await.unwrap();
+        let replica = store.replica("vm".parse().unwrap());
+        let claim = Claim {
+            machine: MachineId::random(),
+            session: SessionId::random(),
+            disks: vec![ReplicaDisk {
+                id: DiskId::random(),
+                name: "disk".parse().unwrap(),
+                size: Length::mib(8),
+            }],
+        };
+        replica.claim(claim, |kept| Ok(kept.clone())).await.unwrap();
+        let begin = |notes: &mut Notes| notes.begin(JobKind::UnplannedFailover, "it", 0);
+        let id = notes::change(&replica, begin).await.unwrap();
+        let far = Far::default();
+        let shown = async || {
+            let status = status(&replica, Clock::timestamp()).await.unwrap();
+            status.operations[0].job.clone()
+        };
+        let work = async {
+            for mib in 1..=3 {
+                far.set(Length::mib(mib), Length::mib(8));
+                tokio::time::sleep(TOLD_EVERY + Duration::from_secs(1)).await;
+                assert_eq!(shown().await.progress.done, Length::mib(mib));
+            }
+            Ok(())
+        };
+        let done = watch(&replica, id, || far.get(), work).await;
+        end(&replica, id, done).await.unwrap();
+        assert_eq!(shown().await.state, JobState::Succeeded);
+    }
 }
