@@ -120,7 +120,7 @@ impl Extension {
     /// # Errors
     /// [`Error::Store`](crate::Error::Store), also if somebody else claimed the further replica or it is
     /// failed over; [`Error::NotAllowed`](crate::Error::NotAllowed) if the nearer one is older than the
-    /// further one; [`Error::Disk`](crate::Error::Disk), [`Error::Log`](crate::Error::Log).
+    /// further one, or of another machine by now; [`Error::Disk`](crate::Error::Disk), [`Error::Log`](crate::Error::Log).
     pub async fn round(
         &mut self,
         mut progress: impl FnMut(Length, Length) + Send,
@@ -132,6 +132,9 @@ impl Extension {
         };
         loop {
             let (far, extended) = self.far().await?;
+            if far.machine != near.machine {
+                return Err(another().into());
+            }
             if let Some(last) = far.last() {
                 let gap = Gap { last, point, far };
                 return self.follow(&near, &gap, extended, &mut progress).await;
@@ -155,6 +158,12 @@ impl Extension {
         if last > newest {
             return Err(older(newest, last).into());
         }
+        let is_whole = gap.far.open_losses().next().is_none();
+        if last == newest && is_whole {
+            return Ok(None);
+        }
+        let opened = self.near.open_point(newest).await?;
+        let lacks = self.mend(&gap.far, &opened).await?;
         if last == newest {
             return Ok(None);
         }
@@ -165,17 +174,31 @@ impl Extension {
             }
             None => None,
         };
-        let opened = self.near.open_point(newest).await?;
-        let (changed, compared) = match known {
+        let (mut changed, compared) = match known {
             Some(changed) => (changed, Length::ZERO),
-            None => self.compare(&opened, last, progress).await?,
+            None => self.compare(&opened, &gap.far, progress).await?,
         };
+        for (changed, lacks) in changed.iter_mut().zip(&lacks) {
+            changed.union_with(lacks);
+        }
         let sent = self.publish(&opened, gap, changed).await?;
         Ok(Some(Advanced {
             point: gap.point,
             compared,
             sent,
         }))
+    }
+
+    /// Puts anew what is known to be lost of the further replica, as far as `opened` holds it as it was; what
+    /// it lacks of each disk then, which goes over with the next point.
+    async fn mend(&self, far: &Manifest, opened: &Point) -> Result<Vec<ExtentSet>> {
+        if far.open_losses().next().is_none() {
+            return Ok(vec![ExtentSet::new(); opened.disks.len()]);
+        }
+        let disks = opened.disks.iter().map(|disk| -> Arc<dyn BlockRead> {
+            Arc::new(BlockingDisk::new(Arc::clone(disk), Handle::current()))
+        });
+        Ok(self.writer.mend(&disks.collect::<Vec<_>>()).await?)
     }
 
     /// Has the next round compare everything, whatever the logs say: for who has reason to doubt that
@@ -304,23 +327,27 @@ impl Extension {
         Ok((base.finish().await?, sent))
     }
 
-    /// Where the blocks of `opened` differ from what the further replica holds at `last`, and how
-    /// many bytes were compared.
+    /// Where the blocks of `opened` differ from what the further replica holds, or may, since what would tell
+    /// is lost; and how many bytes were compared.
     async fn compare(
         &self,
         opened: &Point,
-        last: Sequence,
+        far: &Manifest,
         progress: &mut (impl FnMut(Length, Length) + Send),
     ) -> Result<(Vec<ExtentSet>, Length)> {
-        let held = self.writer.replica().open_point(last).await?;
+        let replica = self.writer.replica();
+        let sizes_there: Vec<_> = far.disks.iter().map(|disk| disk.size).collect();
+        let held = replica.open_to_compare(far, &sizes_there).await?;
         let total = sizes(opened);
         let (mut done, mut all) = (Length::ZERO, Vec::new());
-        for (near, far) in opened.disks.iter().zip(&held.disks) {
-            let mut differing = ExtentSet::new();
+        for (number, (near, held)) in opened.disks.iter().zip(&held.disks).enumerate() {
+            let (mut differing, unreadable) = (ExtentSet::new(), far.unreadable(number));
             for block in blocks(near.size()) {
                 let at = block.start();
-                let held = if at.get() < far.size().get() {
-                    far.block_digest(at).await?
+                let is_held =
+                    at.get() < held.size().get() && unreadable.within(block).next().is_none();
+                let held = if is_held {
+                    held.block_digest(at).await?
                 } else {
                     ContentDigest::NONE
                 };
@@ -341,8 +368,10 @@ impl Extension {
     /// Brings what `opened` holds in the extents `changed` to the further replica, as its newest
     /// recovery point; how many bytes went over.
     async fn publish(&self, opened: &Point, gap: &Gap, changed: Vec<ExtentSet>) -> Result<Length> {
-        let mut logs = Vec::new();
+        let (mut logs, mut amends) = (Vec::new(), Vec::new());
         for (number, (disk, extents)) in opened.disks.iter().zip(changed).enumerate() {
+            let losses = gap.far.open_losses().filter(|loss| loss.disk == number);
+            amends.extend(losses.map(|loss| loss.clone().without(&extents)));
             logs.push(self.put(number, disk, extents, gap).await?);
         }
         let sent = sum(logs.iter().flatten().map(|log| log.length));
@@ -357,7 +386,7 @@ impl Extension {
             },
             after_loss: false,
             point: Some(gap.point),
-            amends: Vec::new(),
+            amends,
         };
         let state = self.kept(Extended {
             at: Some(sequence),
@@ -437,6 +466,13 @@ fn admits_extension(kept: &Kept, is_new: bool) -> Result<(), NotAllowed> {
         });
     }
     kept.replica.role.admits_primary()
+}
+
+fn another() -> NotAllowed {
+    NotAllowed {
+        reason: "the nearer replica is of another machine of this name by now".into(),
+        advice: "extend that one to another store",
+    }
 }
 
 fn older(near: Sequence, far: Sequence) -> NotAllowed {

@@ -12,6 +12,7 @@ use afterimage::{Clock, Notice};
 use tokio::sync::broadcast::Receiver;
 
 use crate::fixture::{Fixture, is_point, until, write, write_much};
+use crate::mending::{object, scrubbed};
 use crate::refusals;
 
 impl Fixture {
@@ -253,4 +254,60 @@ async fn a_replica_has_one_that_feeds_it() {
             .to_string()
             .contains("replica of a primary")
     );
+}
+
+/// Damages an object of the further replica, of whose content the nearer one holds the rest.
+async fn mends_the_further_replica(kind: &str, is_overwritten: bool) {
+    let fixture = Fixture::new();
+    let content: Vec<u8> = (1..=251).cycle().take(4 << 20).collect();
+    fs::write(fixture.path("disk.raw"), content).unwrap();
+    fixture.protect_once().await;
+    fixture.extend().await;
+    let path = object(&fixture, "far", kind, true);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let far = fixture.far().await;
+    assert_eq!(scrubbed(&far).await.len(), 1, "{kind}");
+    if is_overwritten {
+        let (machine, mut notices) = fixture.vm().start().await.unwrap();
+        write(&machine, 3);
+        until(&mut notices, is_point).await;
+        assert!(machine.stop().await.unwrap());
+    }
+    fixture.extend().await;
+    assert_eq!(far.existing().await.unwrap().open_losses().count(), 0);
+    assert_eq!(scrubbed(&far).await, [""; 0], "{kind}");
+    let is_as_it_was = fs::read(&path).is_ok_and(|present| present == whole);
+    assert_eq!(is_as_it_was, !is_overwritten, "{kind}");
+    fixture.assert_extended(&[fixture.path("disk.raw")]).await;
+}
+
+#[tokio::test]
+async fn a_chunk_of_the_further_replica_is_put_as_it_was() {
+    mends_the_further_replica("chunks", false).await;
+}
+
+#[tokio::test]
+async fn a_chunk_of_the_further_replica_that_was_overwritten_goes_over_with_the_next_point() {
+    mends_the_further_replica("chunks", true).await;
+}
+
+#[tokio::test]
+async fn what_a_page_of_the_further_replica_names_goes_over_with_the_next_point() {
+    mends_the_further_replica("pages", true).await;
+}
+
+#[tokio::test]
+async fn a_nearer_replica_that_became_another_machines_is_refused() {
+    let fixture = Fixture::new();
+    fixture.protect_once().await;
+    let mut extension = fixture.extension(Policy::default()).await.unwrap();
+    assert!(extension.round(|_, _| ()).await.unwrap().is_some());
+    for folder in ["replica/machines", "vm.state"] {
+        fs::remove_dir_all(fixture.path(folder)).unwrap();
+    }
+    fixture.protect_once().await;
+    let error = extension.round(|_, _| ()).await.unwrap_err();
+    refusals::assert_says(&error, "another machine");
+    fixture.assert_extended(&[fixture.path("disk.raw")]).await;
 }

@@ -9,7 +9,7 @@ use afterimage::{Clock, Liveness, Notice, Policy, Replica, ResyncReason, status}
 use crate::fixture::{Fixture, is_point, until, write, write_much};
 
 /// The objects that a scrub calls damaged, which it records.
-async fn scrubbed(replica: &Replica) -> Vec<String> {
+pub(crate) async fn scrubbed(replica: &Replica) -> Vec<String> {
     let (mut scrub, mut damaged) = (replica.scrub(), Vec::new());
     while let Some(step) = scrub.step().await.unwrap() {
         replica.record(&step.damage).await.unwrap();
@@ -18,9 +18,9 @@ async fn scrubbed(replica: &Replica) -> Vec<String> {
     damaged
 }
 
-/// The object of a kind that is for the disk's last or first MiB, or the only one.
-fn object(fixture: &Fixture, kind: &str, first: bool) -> PathBuf {
-    let disks = fixture.path("replica/machines/vm/disks");
+/// The object of a kind in the replica at `store` that is for the disk's last or first MiB, or the only one.
+pub(crate) fn object(fixture: &Fixture, store: &str, kind: &str, first: bool) -> PathBuf {
+    let disks = fixture.path(store).join("machines/vm/disks");
     let disk = fs::read_dir(disks).unwrap().next().unwrap().unwrap();
     let objects = fs::read_dir(disk.path().join(kind)).unwrap();
     let mut objects: Vec<_> = objects.map(|entry| entry.unwrap().path()).collect();
@@ -43,7 +43,7 @@ async fn mends(kind: &str, first: bool, is_resynchronized: bool) {
         write_much(&machine, value);
         until(&mut notices, is_point).await;
     }
-    let path = object(&fixture, kind, first);
+    let path = object(&fixture, "replica", kind, first);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     let replica = fixture.replica().await;
@@ -114,7 +114,7 @@ async fn an_idle_machine_is_known_to_be_alive_and_mends_at_a_heartbeat() {
         status.liveness
     };
     eventually(async || matches!(liveness().await, Liveness::Idle { .. })).await;
-    let path = object(&fixture, "chunks", true);
+    let path = object(&fixture, "replica", "chunks", true);
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     assert_eq!(scrubbed(&replica).await.len(), 1);
