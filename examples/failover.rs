@@ -9,7 +9,7 @@ use afterimage::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use examples::{MachineArguments, log_to_stderr, shown_rpo, shown_time};
+use examples::{MachineArguments, log_to_stderr, shown_missing, shown_rpo, shown_time};
 use indicatif::ProgressBar;
 
 /// Write a machine's disks at a recovery point as raw images.
@@ -231,10 +231,7 @@ fn show_epoch(epoch: Epoch) {
 
 fn show_missing(missing: &[ExcludedDisk]) {
     for disk in missing {
-        println!(
-            "MISSING: disk {} of {}, which is not replicated",
-            disk.name, disk.size
-        );
+        println!("{}", shown_missing(disk));
     }
 }
 

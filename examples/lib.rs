@@ -34,7 +34,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use afterimage::block::Timestamp;
-use afterimage::{Job, JobState, Notice, Rpo};
+use afterimage::{ExcludedDisk, Job, JobState, Notice, Rpo};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Sends warnings and errors of the libraries to standard error; `RUST_LOG` asks for more.
@@ -50,6 +50,12 @@ pub fn log_to_stderr() {
 pub fn shown_time(time: Timestamp) -> String {
     let nanos = i128::from(time.as_nanos());
     jiff::Timestamp::from_nanosecond(nanos).map_or_else(|_| "?".into(), |time| time.to_string())
+}
+
+/// What is said of a disk that a failover does not bring.
+pub fn shown_missing(disk: &ExcludedDisk) -> String {
+    let (name, size) = (&disk.name, disk.size);
+    format!("MISSING: disk {name} of {size}, which is not replicated")
 }
 
 /// What a failover loses, as people read it: never less than what may be.

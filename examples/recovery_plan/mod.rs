@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use self::journal::Journal;
 use self::work::{End, Site};
-use crate::KeyArguments;
+use crate::{KeyArguments, shown_missing};
 
 /// Fail the machines of a recovery plan over. Exit codes: 0 done, 1 something failed, 2 usage,
 /// 3 the operator is waited for.
@@ -178,6 +178,9 @@ async fn validate(path: &Path, replica: &str, key: &KeyArguments) -> Result<Exit
         let age = status.lag_secs.unwrap_or_default();
         let (state, health) = (status.state, status.health);
         println!("machine {name}: {state}, health {health}, newest recovery point {age} s old");
+        for disk in &status.excluded {
+            println!("  {}", shown_missing(disk));
+        }
     }
     println!("the plan is good, and all of its machines are in the store");
     Ok(ExitCode::SUCCESS)

@@ -223,14 +223,18 @@ async fn encrypted_replicas_need_their_key() {
     ends_with(folder, &reverse, 0);
 }
 
-/// Of a primary that is lost nobody knows what it wrote after its last report.
+/// Of a primary that is lost nobody knows what it wrote after its last report, and nobody has the disks that
+/// were not replicated.
 async fn what_is_lost_unplanned_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let url = folder.join("replicas").display().to_string();
     let disk = folder.join("root.raw");
     drop(RawDisk::create(&disk, Length::mib(1)).unwrap());
+    let swap = folder.join("swap.raw");
+    drop(RawDisk::create(&swap, Length::mib(2)).unwrap());
     let (machine, mut notices) = Protection::new(name(0), vec![disk], &url)
+        .exclude(vec![swap])
         .start()
         .await
         .unwrap();
@@ -247,6 +251,10 @@ async fn what_is_lost_unplanned_is_told() {
         report.contains("what it wrote after that is not known"),
         "{report}"
     );
+    let missing = "MISSING: disk swap of 2 MiB";
+    assert!(report.contains(missing), "{report}");
+    let validated = ends_with(folder, "validate one.toml --replica replicas", 0);
+    assert!(validated.contains(missing), "{validated}");
 }
 
 /// Two machines, with these options of `test`.

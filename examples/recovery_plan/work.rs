@@ -11,7 +11,7 @@ use afterimage_plan::{Action, Kind, Outcome, Task, Work};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{KeyArguments, shown_rpo, shown_time};
+use crate::{KeyArguments, shown_missing, shown_rpo, shown_time};
 
 /// Where the machines come from and go to.
 #[derive(Clone, Serialize, Deserialize)]
@@ -87,7 +87,12 @@ async fn machine(name: &str, kind: Kind, site: &Site, store: &Store) -> Result<S
     let done = fail_over(&replica, how, PointSelector::Latest, &out, |_, _| ()).await?;
     let (point, time) = (done.sequence, shown_time(done.time));
     let rpo = shown_rpo(done.rpo);
-    Ok(format!("recovery point {point} of {time}, RPO {rpo}"))
+    let mut result = format!("recovery point {point} of {time}, RPO {rpo}");
+    for disk in &done.missing {
+        result.push_str("; ");
+        result.push_str(&shown_missing(disk));
+    }
+    Ok(result)
 }
 
 async fn reverse_machine(name: &str, site: &Site, store: &Store) -> Result<String> {
