@@ -78,6 +78,9 @@
 //! *All or nothing.* A [`Stage`] keeps what is written to a disk beside it, until all of it is there and
 //! is made as one change that can be taken back.
 //!
+//! *A folder's name is the truth.* A [`History`] keeps disks current with an undo log for each step; what is to
+//! be done with the logs in a folder is said by its name, and changed by a rename.
+//!
 //! *The predecessor stands in the footer*, since the log before this one is sealed only after this
 //! one has begun to take writes.
 
@@ -100,6 +103,7 @@ mod file;
 mod footer;
 mod gap;
 mod header;
+mod history;
 mod hrl;
 mod index;
 mod keys;
@@ -134,6 +138,7 @@ pub use file::ReadAt;
 pub use footer::Summary;
 pub use gap::Gap;
 pub use header::{Form, LogHeader};
+pub use history::{History, HistoryDisk, HistoryStep};
 pub use hrl::{
     HrlEntry, HrlHeader, HrlId, HrlLog, HrlOptions, HrlRecord, HrlSalvaged, HrlSummary, HrlTime,
     HrlVersion, HrlWriter, merge_hrl,
