@@ -15,7 +15,8 @@ use afterimage_block::{BlockWrite, DiskId, Epoch, Sequence, Timestamp};
 
 use crate::writer::{io_error, sync_folder};
 use crate::{
-    ChangeLog, Error, FileWriter, Keys, LogHeader, Result, SealedLog, WriterOptions, record_undo,
+    ChangeLog, Error, FileWriter, IndexedLog, Keys, LogHeader, PastDisk, Result, SealedLog,
+    WriterOptions, record_undo,
 };
 
 const RECORDING: &str = "recording";
@@ -202,6 +203,38 @@ impl<'d> History<'d> {
         Ok(Some(step))
     }
 
+    /// The disks as they were before `step`, which is one of [`steps`](Self::steps): at once, without
+    /// copying. The undo logs since then are proved as far as they are read.
+    ///
+    /// # Errors
+    /// [`Error::NotConsecutive`] if `step` is none of those kept; [`Error::Io`]; [`Error::InFile`] if an
+    /// undo log is damaged or of another disk; as [`roll_back`](Self::roll_back), of a step that was
+    /// interrupted.
+    pub fn before(&mut self, step: HistoryStep) -> Result<Vec<PastDisk<'_>>> {
+        self.settle()?;
+        let steps = self.steps()?;
+        let Some(at) = steps.iter().position(|kept| *kept == step) else {
+            return Err(Error::NotConsecutive {
+                earlier: self.folder.clone(),
+                later: self.path(&step.to_string()),
+                reason: "the step is not kept",
+            });
+        };
+        let since = steps.get(at..).unwrap_or_default();
+        let disks = self.disks.iter().enumerate();
+        let past = disks.map(|(number, disk)| {
+            let undo = since.iter().rev().map(|step| {
+                let path = undo_path(&self.path(&step.to_string()), number);
+                let log = IndexedLog::open(&path, &self.keys)?;
+                check_undo(log.header(), *disk, Some(*step))
+                    .map_err(|error| error.in_file(&path))?;
+                Ok(log)
+            });
+            Ok(PastDisk::new(disk.disk, undo.collect::<Result<_>>()?))
+        });
+        past.collect()
+    }
+
     /// Keeps the `count` newest steps and drops those before them, oldest first.
     ///
     /// # Errors
@@ -241,14 +274,7 @@ impl<'d> History<'d> {
         let undo = disks.map(|(number, disk)| {
             let path = undo_path(folder, number);
             let proved = SealedLog::open_with(&path, &self.keys).and_then(|log| {
-                let (header, size) = (*log.header(), disk.disk.size());
-                if header.disk != disk.id || header.disk_size != size {
-                    return Err(wrong_disk(&header, *disk));
-                }
-                let (first, last) = (header.first, header.last);
-                if step.is_some_and(|step| step != HistoryStep { first, last }) {
-                    return Err(Error::damaged(0, "the undo log is of another step"));
-                }
+                check_undo(log.header(), *disk, step)?;
                 Ok(log)
             });
             proved.map_err(|error| error.in_file(&path))
@@ -316,6 +342,18 @@ impl<'d> History<'d> {
 
 fn undo_path(folder: &Path, disk: usize) -> PathBuf {
     folder.join(format!("{disk}.ailog"))
+}
+
+/// Refuses an undo log of another disk, or of another step.
+fn check_undo(header: &LogHeader, disk: HistoryDisk<'_>, step: Option<HistoryStep>) -> Result<()> {
+    if header.disk != disk.id || header.disk_size != disk.disk.size() {
+        return Err(wrong_disk(header, disk));
+    }
+    let (first, last) = (header.first, header.last);
+    if step.is_some_and(|step| step != HistoryStep { first, last }) {
+        return Err(Error::damaged(0, "the undo log is of another step"));
+    }
+    Ok(())
 }
 
 fn wrong_disk(header: &LogHeader, disk: HistoryDisk<'_>) -> Error {

@@ -71,6 +71,19 @@ proptest! {
         }
         let mut history = open(undo.path(), &disks).unwrap();
         history.keep(keep).unwrap();
+        for step in history.steps().unwrap() {
+            let past = history.before(step).unwrap();
+            let (first, second) = &states[usize::try_from(step.first.get()).unwrap() - 1];
+            for (disk, was) in past.iter().zip([first, second]) {
+                let mut read = vec![0; was.len()];
+                disk.read_at(Offset::ZERO, &mut read).unwrap();
+                prop_assert!(read == *was);
+                let part = &mut read[..700];
+                disk.read_at(Offset::new(5000), part).unwrap();
+                prop_assert!(part[..] == was[5000..5700]);
+            }
+        }
+        prop_assert!(history.before(step(9, 9)).is_err());
         for _ in 0..keep.min(generations.len()) {
             prop_assert!(history.roll_back().unwrap().is_some());
             let (first, second) = states.pop().unwrap();
