@@ -159,22 +159,10 @@ impl<'d> History<'d> {
         for (disk, logs) in self.disks.iter().zip(logs) {
             self.check(*disk, step, logs)?;
         }
-        let recording = self.path(RECORDING);
-        let made = fs::create_dir(&recording);
-        made.map_err(|source| io_error("create", &recording, 0, source))?;
-        for (number, (disk, logs)) in self.disks.iter().zip(logs).enumerate() {
-            let header = LogHeader {
-                disk: disk.id,
-                disk_size: disk.disk.size(),
-                epoch: logs.last().map_or(Epoch::ZERO, |log| log.header().epoch),
-                first: step.first,
-                last: step.last,
-                created,
-            };
-            let path = undo_path(&recording, number);
-            let undo = FileWriter::create_new(&path, header, self.options.clone())?;
-            let logs: Vec<_> = logs.iter().map(|log| *log as &dyn ChangeLog).collect();
-            record_undo(&logs, disk.disk, undo)?;
+        if let Err(error) = self.record(step, created, logs) {
+            // Where space is short, it is given back at once; else the next call does it.
+            let _ = self.remove(RECORDING);
+            return Err(error);
         }
         self.rename(RECORDING, UNDER_WAY)?;
         for (disk, logs) in self.disks.iter().zip(logs) {
@@ -245,6 +233,33 @@ impl<'d> History<'d> {
         for step in steps.iter().take(steps.len().saturating_sub(count)) {
             self.rename(&step.to_string(), DROPPED)?;
             self.remove(DROPPED)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the undo logs of a step, of which no change is made yet.
+    fn record(
+        &self,
+        step: HistoryStep,
+        created: Timestamp,
+        logs: &[Vec<&SealedLog>],
+    ) -> Result<()> {
+        let recording = self.path(RECORDING);
+        let made = fs::create_dir(&recording);
+        made.map_err(|source| io_error("create", &recording, 0, source))?;
+        for (number, (disk, logs)) in self.disks.iter().zip(logs).enumerate() {
+            let header = LogHeader {
+                disk: disk.id,
+                disk_size: disk.disk.size(),
+                epoch: logs.last().map_or(Epoch::ZERO, |log| log.header().epoch),
+                first: step.first,
+                last: step.last,
+                created,
+            };
+            let path = undo_path(&recording, number);
+            let undo = FileWriter::create_new(&path, header, self.options.clone())?;
+            let logs: Vec<_> = logs.iter().map(|log| *log as &dyn ChangeLog).collect();
+            record_undo(&logs, disk.disk, undo)?;
         }
         Ok(())
     }

@@ -313,3 +313,19 @@ fn a_log_that_resizes_its_disk_is_refused() {
     assert!(matches!(error.cause(), Error::Resized { .. }));
     assert_eq!(fs::read_dir(undo.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn undo_logs_that_find_no_space_leave_nothing() {
+    let (logs, undo) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let disk = disk();
+    let before = disk.contents();
+    let log = log(logs.path(), header(1, 1), &[Step::Write(0, vec![7; 8192])]);
+    let id = header(1, 1).disk;
+    let disks = vec![HistoryDisk { id, disk: &disk }];
+    let options = WriterOptions::default().with_quota(Length::kib(4));
+    let mut history = History::open(undo.path(), disks, options, Keys::none()).unwrap();
+    let error = advance(&mut history, 1, &[vec![&log]]).unwrap_err();
+    assert!(matches!(error.cause(), Error::OverQuota { .. }) && error.is_recoverable());
+    assert!(disk.contents() == before);
+    assert_eq!(fs::read_dir(undo.path()).unwrap().count(), 0);
+}
