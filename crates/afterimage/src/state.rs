@@ -366,7 +366,8 @@ impl Saved {
         Err(Error::State {
             path: folder.scratch().into(),
             reason: format!(
-                "it belongs to machine `{}` with {}: name these, or another state folder",
+                "it belongs to machine `{}` with {}: name these, in this order, or protect other \
+                 disks as another machine, with another name and another state folder",
                 self.name,
                 disks.join(", ")
             ),

@@ -78,7 +78,10 @@ pub enum Error {
         owner: MachineId,
     },
     /// The replica's disks are not those of the machine.
-    #[error("replica `{name}` holds other disks: {difference}")]
+    #[error(
+        "replica `{name}` holds other disks: {difference}; name its disks, in its order, or protect these \
+         under another name with another state folder"
+    )]
     OtherDisks {
         /// The replica.
         name: String,
