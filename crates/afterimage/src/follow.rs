@@ -18,12 +18,13 @@ use crate::divergence::Divergence;
 use crate::error::blocking;
 use crate::failover::{begun_epoch, failed_over, note_epoch, transition};
 use crate::notes::{self, Notes};
+use crate::operations::{self, Far};
 use crate::pull::{Moved, Target, pull};
 use crate::shared::Kept;
 use crate::state::{
     self, FailoverTarget, Fingerprint, Following, Saved, SavedDisk, Side, StateFolder,
 };
-use crate::{Error, FailedOver, Result};
+use crate::{Clock, Error, FailedOver, Result};
 
 /// Which disks are to follow a replica, and how.
 ///
@@ -253,12 +254,44 @@ impl Follower {
         loop {
             let manifest = self.replica.existing().await?;
             let point = manifest.select(PointSelector::Latest)?;
-            match self.pull_point(&manifest, point, &mut progress).await {
+            let Some(scopes) = self.differences(&manifest, point).await? else {
+                return Ok(pulled(point, Moved::default()));
+            };
+            let job = self.begin_failback(&manifest).await?;
+            let far = Far::default();
+            let step = |done, total| {
+                far.set(done, total);
+                progress(done, total);
+            };
+            let pulled = self.pull_point(&manifest, point, &scopes, step);
+            match operations::watch(&self.replica, job, || far.get(), pulled).await {
                 // Newer ones came meanwhile, and retention dropped it.
                 Err(Error::Store(_)) if self.is_gone(point).await? => {}
-                pulled => return pulled,
+                Ok(pulled) => return self.resynchronized(job).await.map(|()| pulled),
+                failed => return operations::end(&self.replica, job, failed).await,
             }
         }
+    }
+
+    /// The job that this pull is a part of: the one that runs, or a new one.
+    async fn begin_failback(&self, manifest: &Manifest) -> Result<u64> {
+        let kept = Kept::parse(&manifest.state)?;
+        if let Some(job) = kept.notes.running(JobKind::Failback) {
+            return Ok(job.id);
+        }
+        let subject = format!("machine `{}`", manifest.name);
+        let begin = |notes: &mut Notes| notes.begin(JobKind::Failback, &subject, 0);
+        notes::change(&self.replica, begin).await
+    }
+
+    /// Notes, the first time, that the disks are at a point: what is left is the last delta.
+    async fn resynchronized(&self, job: u64) -> Result<()> {
+        let kept = Kept::parse(&self.replica.existing().await?.state)?;
+        if kept.notes.is_at_first_task(job) {
+            let step = |notes: &mut Notes| notes.operations.step(job, Clock::timestamp());
+            notes::change(&self.replica, step).await?;
+        }
+        Ok(())
     }
 
     async fn is_gone(&self, point: RecoveryPoint) -> Result<bool> {
@@ -271,13 +304,11 @@ impl Follower {
         &self,
         manifest: &Manifest,
         point: RecoveryPoint,
-        progress: &mut impl FnMut(Length, Length),
+        scopes: &[Scope],
+        mut progress: impl FnMut(Length, Length),
     ) -> Result<Pulled> {
-        let Some(scopes) = self.differences(manifest, point).await? else {
-            return Ok(pulled(point, Moved::default()));
-        };
         let opened = self.replica.open_point(point.sequence).await?;
-        let lengths = opened.disks.iter().zip(&scopes);
+        let lengths = opened.disks.iter().zip(scopes);
         let total = lengths.fold(Length::ZERO, |sum, (disk, scope)| {
             sum.saturating_add(scope.extents(disk.size()).total())
         });
@@ -286,7 +317,7 @@ impl Follower {
             following.at = None;
         })?;
         let (mut done, mut moved) = (Length::ZERO, Moved::default());
-        for ((target, disk), scope) in self.targets.iter().zip(&opened.disks).zip(&scopes) {
+        for ((target, disk), scope) in self.targets.iter().zip(&opened.disks).zip(scopes) {
             let step = |length| {
                 done = done.saturating_add(length);
                 progress(done.min(total), total);
@@ -386,7 +417,7 @@ impl Follower {
             };
             let failed_over = {
                 let subject = format!("recovery point {}", target.point);
-                let note = |notes: &mut Notes| notes.done(JobKind::Failback, &subject);
+                let note = |notes: &mut Notes| notes.complete(JobKind::Failback, &subject);
                 transition(&self.replica, request, Some(target.failover), note).await
             };
             if let Err(Error::NotAllowed(_)) = failed_over {

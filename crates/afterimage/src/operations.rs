@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use afterimage_block::Length;
-use afterimage_replication::{JobKind, JobState, Progress};
+use afterimage_replication::{Job, JobKind, JobState, Progress};
 use afterimage_store::Replica;
 
 use crate::notes::{self, Notes};
@@ -79,6 +79,28 @@ impl Notes {
         let last = kind.tasks().len().saturating_sub(1);
         let id = self.begin(kind, subject, last);
         self.operations.end(id, Ok(()), Clock::timestamp());
+    }
+
+    /// Ends the job of this kind that runs as done, by the change that records it; where none runs, notes one.
+    pub(crate) fn complete(&mut self, kind: JobKind, subject: impl Display) {
+        let Some(id) = self.running(kind).map(|job| job.id) else {
+            return self.done(kind, subject);
+        };
+        let now = Clock::timestamp();
+        (1..kind.tasks().len()).for_each(|_| self.operations.step(id, now));
+        self.operations.end(id, Ok(()), now);
+    }
+
+    /// The job of this kind that runs.
+    pub(crate) fn running(&self, kind: JobKind) -> Option<&Job> {
+        let mut jobs = self.operations.iter();
+        jobs.find(|job| job.kind == kind && job.state == JobState::InProgress)
+    }
+
+    /// Whether job `id` runs, and has done none of its tasks.
+    pub(crate) fn is_at_first_task(&self, id: u64) -> bool {
+        let first = self.operations.get(id).and_then(|job| job.tasks.first());
+        first.is_some_and(|task| task.state == JobState::InProgress)
     }
 
     /// Ends the failovers that still run: what they are about is taken back.

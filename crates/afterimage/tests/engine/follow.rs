@@ -6,8 +6,9 @@ use std::pin::pin;
 
 use afterimage::block::{Access, BlockWrite, Length, Offset, RawDisk};
 use afterimage::{
-    Clock, Error, Failover, Follow, Follower, Notice, PointSelector, ProtectedMachine, Protection,
-    Pulled, Request, Standing, State, cancel, commit, fail_over, side_status, status,
+    Clock, Error, Failover, Follow, Follower, JobKind, JobState, Notice, PointSelector,
+    ProtectedMachine, Protection, Pulled, Request, Standing, State, cancel, commit, fail_over,
+    side_status, status,
 };
 use futures::poll;
 
@@ -310,6 +311,38 @@ async fn another_machine_is_pulled_to_and_failed_back_to() {
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
     fixture.assert_reversed("new/any.raw").await;
+}
+
+#[tokio::test]
+async fn the_status_shows_a_failback_from_its_first_pull_on() {
+    let fixture = Fixture::new();
+    fixture.over_there().await;
+    let tasks = async || {
+        let there = status(&fixture.replica().await, Clock::timestamp()).await;
+        let operations = there.unwrap().operations.into_iter();
+        let failbacks = operations.map(|operation| operation.job);
+        let failbacks: Vec<_> = failbacks
+            .filter(|job| job.kind == JobKind::Failback)
+            .collect();
+        let [failback] = failbacks.as_slice() else {
+            panic!("not one failback: {failbacks:?}");
+        };
+        let tasks = failback.tasks.iter().map(|task| task.state);
+        (failback.state, tasks.collect::<Vec<_>>())
+    };
+    let [waits, runs, done] = [
+        JobState::NotStarted,
+        JobState::InProgress,
+        JobState::Succeeded,
+    ];
+    let mut follower = fixture.follow().start().await.unwrap();
+    pull(&mut follower).await;
+    assert_eq!(tasks().await, (runs, vec![done, runs, waits]));
+    fixture.write_there(3).await;
+    pull(&mut follower).await;
+    assert_eq!(tasks().await, (runs, vec![done, runs, waits]));
+    fixture.fail_back_to(&mut follower).await;
+    assert_eq!(tasks().await, (done, vec![done; 3]));
 }
 
 #[tokio::test]
