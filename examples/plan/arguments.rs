@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// The times between two recovery points to compare, 1s to 15m.
     #[arg(long, value_delimiter = ',', default_value = "30s,1m,5m,15m", value_parser = interval)]
     pub(super) interval: Vec<Duration>,
+    /// The time after which an idle machine tells its replica again that it is alive.
+    #[arg(long, default_value = "10m", value_parser = heartbeat)]
+    heartbeat: Duration,
     /// The numbers of machines to reckon for, each like the recorded one.
     #[arg(long, value_delimiter = ',', default_value = "1,100,10000")]
     pub(super) machines: Vec<u32>,
@@ -96,6 +99,7 @@ impl Arguments {
     pub(super) fn assumptions(&self, interval: Duration) -> Assumptions {
         Assumptions {
             interval,
+            heartbeat: self.heartbeat,
             merged: !self.no_merge,
             points: self.points,
             bandwidth: self.bandwidth.map(Length::get),
@@ -105,6 +109,15 @@ impl Arguments {
             ..Assumptions::default()
         }
     }
+}
+
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let heartbeat = parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_secs(1)..=Duration::from_hours(24);
+    if range.contains(&heartbeat) {
+        return Ok(heartbeat);
+    }
+    Err("a heartbeat is 1s to 24h".into())
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

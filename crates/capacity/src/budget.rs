@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Add, AddAssign, Mul};
+use std::time::Duration;
 
 use afterimage_block::{Extent, Length};
 
@@ -60,6 +61,8 @@ impl Mul<f64> for Requests {
 
 /// Publishing an interval: the manifest.
 const PUBLICATION: Requests = Requests::new(1, 0, 0);
+/// Telling that the machine is idle: the manifest.
+const HEARTBEAT: Requests = Requests::new(1, 0, 0);
 /// The log of one disk in an object of its own.
 const LOG: Requests = Requests::new(1, 0, 0);
 /// A log up to this length is in the manifest.
@@ -102,6 +105,13 @@ pub(crate) fn fold_every(points: u32) -> usize {
     let kept = usize::try_from(points.saturating_sub(1)).unwrap_or(usize::MAX);
     let more = GENERATIONS_MAX.saturating_sub(kept);
     more.max(kept / 2).max(FOLD_MIN)
+}
+
+/// What a machine asks for that is idle for so many intervals: it tells it when that begins, and again after
+/// each heartbeat.
+pub(crate) fn idle(intervals: u64, interval: Duration, heartbeat: Duration) -> Requests {
+    let idle = real(intervals) * interval.as_secs_f64();
+    HEARTBEAT * (idle / heartbeat.max(interval).as_secs_f64()).ceil()
 }
 
 fn is_inlined(log: Length) -> bool {
@@ -229,8 +239,22 @@ impl Fold {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "they are whole numbers")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_idle_says_so_and_again_after_each_heartbeat() {
+        let told = |intervals, secs, heartbeat| {
+            let (interval, heartbeat) = (Duration::from_secs(secs), Duration::from_secs(heartbeat));
+            idle(intervals, interval, heartbeat).puts
+        };
+        assert_eq!(told(0, 30, 600), 0.0);
+        assert_eq!(told(1, 30, 600), 1.0);
+        assert_eq!(told(20, 30, 600), 1.0);
+        assert_eq!(told(21, 30, 600), 2.0);
+        assert_eq!(told(3, 900, 600), 3.0, "not more often than the interval");
+    }
 
     #[test]
     fn what_is_small_waits_for_one_answer_and_what_is_large_for_few() {

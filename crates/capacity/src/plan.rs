@@ -15,6 +15,9 @@ use crate::{MONTH, Recording, real};
 pub struct Assumptions {
     /// The time between two barriers. Default 30 s. Not zero.
     pub interval: Duration,
+    /// The time after which an idle machine tells its replica again that it is alive; never shorter than
+    /// the interval. Default 10 min. Not zero.
+    pub heartbeat: Duration,
     /// Whether logs are merged before they are shipped, so that each byte is sent once an interval.
     /// Default true.
     pub merged: bool,
@@ -37,6 +40,7 @@ impl Default for Assumptions {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(30),
+            heartbeat: Duration::from_mins(10),
             merged: true,
             points: 24,
             bandwidth: None,
@@ -74,7 +78,7 @@ impl Spread {
 pub struct Plan {
     /// The intervals of the recording.
     pub intervals: u64,
-    /// Those with changes. The others cost nothing.
+    /// Those with changes. The others cost a heartbeat now and then.
     pub changed_intervals: u64,
     /// Bytes logged in an interval.
     pub logged: Spread,
@@ -113,10 +117,11 @@ impl Plan {
     /// What `recording`'s machine takes.
     ///
     /// # Panics
-    /// If the interval is zero.
+    /// If the interval or the heartbeat is zero.
     pub fn of(recording: &Recording, assumptions: &Assumptions) -> Self {
         let interval = assumptions.interval.as_secs_f64();
         assert!(interval > 0.0, "an interval takes time");
+        assert!(!assumptions.heartbeat.is_zero(), "a heartbeat takes time");
         let cut = Cut::of(recording, assumptions);
         let changed_intervals = cut.generations.len() as u64;
         let shipments = Shipments::of(&cut, assumptions);

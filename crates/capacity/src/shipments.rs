@@ -1,6 +1,6 @@
 //! The generations of a recording on their way, one after the other.
 
-use crate::budget::{Manifest, Requests};
+use crate::budget::{Manifest, Requests, idle};
 use crate::cut::{Cut, Generation};
 use crate::{Assumptions, Spread, real};
 
@@ -33,7 +33,11 @@ impl Shipments {
             done: Vec::new(),
             merged: assumptions.merged,
         };
+        let mut next = 0;
         for generation in &cut.generations {
+            let intervals = generation.interval.saturating_sub(next);
+            shipments.requests += idle(intervals, assumptions.interval, assumptions.heartbeat);
+            next = generation.interval.saturating_add(1);
             shipments.ship(generation, assumptions);
         }
         shipments
