@@ -199,6 +199,9 @@ async fn a_quiet_interval_of_a_machine_is_one_put() {
     let packed = requests(&[("put", 1 + 1)]);
     assert_eq!(ship(15_000).await, packed, "each small, and all too large");
     assert_eq!(ship(100).await, requests(&[("put", 1)]));
+    let heartbeat = machine.writer.set_state(&Value::Null);
+    heartbeat.await.unwrap();
+    assert_eq!(objects.taken(), requests(&[("put", 1)]), "a heartbeat");
 }
 
 /// What others change meanwhile costs another try, and is kept.
