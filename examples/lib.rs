@@ -10,6 +10,7 @@ pub mod changelog;
 mod guest;
 mod key;
 mod machine;
+mod operation;
 #[path = "plan/mod.rs"]
 pub mod plan;
 #[path = "recovery_plan/mod.rs"]
@@ -24,7 +25,8 @@ mod watch;
 pub use guest::{Guest, make_image, sha256};
 pub use key::KeyArguments;
 pub use machine::MachineArguments;
-pub use requests::{Requests, ask, serve};
+pub use operation::{print_operation, shown_progress};
+pub use requests::{Requests, ask, jobs, serve};
 pub use table::{Row, Table};
 pub use walk::{Outage, Walk};
 pub use watch::Watch;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use afterimage::Request;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use examples::ask;
+use examples::{ask, jobs, print_operation};
 
 /// Ask for something of a machine that is protected. What its state does not admit is refused, with what it
 /// admits.
@@ -14,8 +14,8 @@ struct Arguments {
     /// The machine's state folder.
     #[arg(long)]
     state: PathBuf,
-    /// What is asked for.
-    request: Asked,
+    /// What is asked for; without it, what runs and what can be done about it is shown.
+    request: Option<Asked>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -50,5 +50,11 @@ impl From<Asked> for Request {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    ask(&arguments.state, arguments.request.into()).await
+    if let Some(request) = arguments.request {
+        return ask(&arguments.state, request.into()).await;
+    }
+    for job in jobs(&arguments.state).await? {
+        print_operation(&job);
+    }
+    Ok(())
 }

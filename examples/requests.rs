@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use afterimage::{ProtectedMachine, Request};
-use anyhow::{Context, Result, anyhow};
+use afterimage::{Operation, ProtectedMachine, Request};
+use anyhow::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -14,6 +15,15 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// No request is longer.
 const REQUEST_MAX: u64 = 256;
+
+#[derive(Serialize, Deserialize)]
+enum Asked {
+    Do(Request),
+    Jobs,
+}
+
+/// The jobs that were asked for, or why what was asked for is not done.
+type Answer = Result<Vec<Operation>, String>;
 
 fn socket(state: &Path) -> PathBuf {
     state.join("requests.sock")
@@ -49,32 +59,42 @@ pub async fn serve(machine: &ProtectedMachine, stream: UnixStream) -> Result<()>
         (&mut stream).take(REQUEST_MAX).read_line(&mut line),
     )
     .await??;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Request::Stop) => "to stop a machine, end the program that protects it".into(),
-        Ok(request) => {
-            let refused = machine.request(request).await.err();
-            refused.map(|error| error.to_string()).unwrap_or_default()
+    let answer: Answer = match serde_json::from_str(&line) {
+        Ok(Asked::Jobs) => Ok(machine.jobs()),
+        Ok(Asked::Do(Request::Stop)) => {
+            Err("to stop a machine, end the program that protects it".into())
         }
-        Err(error) => error.to_string(),
+        Ok(Asked::Do(request)) => {
+            let done = machine.request(request).await;
+            done.map(|()| Vec::new()).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
     };
-    Ok(timeout(PATIENCE, stream.write_all(answer.as_bytes())).await??)
+    let answer = serde_json::to_vec(&answer)?;
+    Ok(timeout(PATIENCE, stream.write_all(&answer)).await??)
 }
 
 /// Asks the program that protects the machine of folder `state` for `request`.
 pub async fn ask(state: &Path, request: Request) -> Result<()> {
+    exchange(state, &Asked::Do(request)).await.map(drop)
+}
+
+/// The newest jobs of the machine of folder `state`, and what can be done about each.
+pub async fn jobs(state: &Path) -> Result<Vec<Operation>> {
+    exchange(state, &Asked::Jobs).await
+}
+
+async fn exchange(state: &Path, asked: &Asked) -> Result<Vec<Operation>> {
     let path = socket(state);
     let stream = UnixStream::connect(&path).await;
     let mut stream = stream.with_context(|| format!("nobody listens at {}", path.display()))?;
-    let mut line = serde_json::to_string(&request)?;
+    let mut line = serde_json::to_string(asked)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    if answer.is_empty() {
-        Ok(())
-    } else {
-        Err(anyhow!(answer))
-    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer: Answer = serde_json::from_slice(&answer)?;
+    answer.map_err(Error::msg)
 }
 
 #[cfg(test)]
@@ -103,6 +123,10 @@ mod tests {
             asked.map_err(|error| error.to_string())
         };
         answered(Request::Suspend).await.unwrap();
+        let serving = async { serve(&machine, requests.next().await.unwrap()).await };
+        let (jobs, served) = tokio::join!(jobs(&state), serving);
+        served.unwrap();
+        assert!(!jobs.unwrap().is_empty());
         let is_suspended = |notice: &Notice| matches!(notice, Notice::State { state, .. } if *state == State::Suspended);
         while !is_suspended(&notices.recv().await.unwrap()) {}
         let refused = answered(Request::Suspend).await.unwrap_err();

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use afterimage::{
-    Clock, Job, JobState, Liveness, MachineName, Operation, SideStatus, Standing, Status, Store,
-    side_status, status,
+    Clock, JobState, Liveness, MachineName, SideStatus, Standing, Status, Store, side_status,
+    status,
 };
 use anyhow::Result;
 use clap::Parser;
-use examples::{KeyArguments, log_to_stderr, shown_time};
+use examples::{KeyArguments, log_to_stderr, print_operation, shown_progress, shown_time};
 
 /// Show state, health, lag, recovery points, disks and jobs of machines.
 #[derive(Parser)]
@@ -142,7 +142,7 @@ fn print(status: &Status) {
     for job in status.jobs.iter().rev().take(5) {
         let end = match (job.state, &job.error) {
             (JobState::Failed, Some(error)) => format!("failed: {error}"),
-            (JobState::InProgress, _) => far(job),
+            (JobState::InProgress, _) => shown_progress(job),
             (state, _) => format!("{state:?}"),
         };
         println!("  job {:?} {}: {end}", job.kind, job.subject);
@@ -168,38 +168,6 @@ fn shown_liveness(liveness: Liveness) -> String {
         ),
         Liveness::Stopped => "the primary is stopped, or fenced off".into(),
         _ => "the primary has never reported".into(),
-    }
-}
-
-/// How far a job is that runs.
-fn far(job: &Job) -> String {
-    format!("{} of {}", job.progress.done, job.progress.total)
-}
-
-/// A job of an operator's, with its tasks and what can be done about it.
-fn print_operation(operation: &Operation) {
-    let Operation { job, actions, .. } = operation;
-    let until = job.ended.map(|ended| format!(" to {}", shown_time(ended)));
-    println!(
-        "  {} ({}): {:?}, {}{}",
-        job.kind.description(),
-        job.subject,
-        job.state,
-        shown_time(job.started),
-        until.unwrap_or_else(|| format!(", {}", far(job)))
-    );
-    for task in &job.tasks {
-        println!("    {}: {:?}", task.name, task.state);
-    }
-    if let Some(error) = &job.error {
-        println!("    {error}");
-        for cause in error.code.causes() {
-            println!("    possible cause: {cause}");
-        }
-        println!("    recommended: {}", error.code.recommended_action());
-    }
-    if !actions.is_empty() {
-        println!("    allowed: {actions:?}");
     }
 }
 

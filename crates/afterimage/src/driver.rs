@@ -109,7 +109,7 @@ impl Driver {
         self.carry_out(first)?;
         loop {
             if let Some(complete) = self.stopped {
-                return self.end(complete);
+                return self.end(complete).await;
             }
             let timeout = self.machine.next_timeout();
             let word = self.word_due();
@@ -543,8 +543,9 @@ impl Driver {
 
     /// Leaves everything in order: where nothing was written since the last barrier, the next start
     /// has nothing to read again.
-    fn end(mut self, complete: bool) -> Result<bool> {
-        self.tasks.abort_all();
+    async fn end(mut self, complete: bool) -> Result<bool> {
+        // Waited for: whoever starts next finds the state folder free.
+        self.tasks.shutdown().await;
         self.shared.generations.release_snapshots();
         let fingerprints = self.shared.generations.close();
         self.shared.folder.update(|saved| {

@@ -24,8 +24,9 @@ use crate::quiesce::QuiesceHook;
 use crate::reverse::{follows, make_primary};
 use crate::shared::Shared;
 use crate::state::{Saved, SavedDisk, Side, StateFolder, canonical, default_folder, stem};
+use crate::status::Operation;
 use crate::{Clock, Error, Result};
-use afterimage_replication::Jobs;
+use afterimage_replication::{Job, Jobs};
 
 /// Notices that a slow listener may be behind before it misses some.
 const NOTICES: usize = 64;
@@ -493,6 +494,24 @@ impl ProtectedMachine {
             .await
             .map_err(|_| Error::NotRunning)?;
         answered.await.map_err(|_| Error::NotRunning)?
+    }
+
+    /// Its newest jobs, the oldest first, and what can be [asked for](Self::request) about each now.
+    pub fn jobs(&self) -> Vec<Operation> {
+        let saved = self.shared.folder.saved();
+        let with_actions = |job: Job| {
+            let machine = saved.as_ref().map(|saved| &saved.replication);
+            let actions = machine.map(|machine| machine.job_actions(&job));
+            Operation {
+                actions: actions.unwrap_or_default(),
+                job,
+            }
+        };
+        self.shared
+            .all_jobs()
+            .into_iter()
+            .map(with_actions)
+            .collect()
     }
 
     /// Listens to what happens from now on.

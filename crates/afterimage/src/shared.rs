@@ -199,9 +199,14 @@ impl Shared {
             return Err(afterimage_store::Error::Refused(reason.into()));
         }
         kept.replica.primary = Some(report.clone());
-        kept.jobs = self.jobs().iter().cloned().collect();
+        kept.jobs = self.all_jobs();
         kept.excluded.clone_from(&self.excluded);
         Ok(kept)
+    }
+
+    /// The newest jobs, the oldest first.
+    pub(crate) fn all_jobs(&self) -> Vec<Job> {
+        self.jobs().iter().cloned().collect()
     }
 
     fn ended_jobs(&self) -> Vec<Job> {

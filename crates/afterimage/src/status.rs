@@ -3,7 +3,7 @@
 use afterimage_block::{Epoch, Length, Timestamp};
 use afterimage_replication::{Health, Liveness, Positions, PrimaryReport, Role, State, Statistics};
 use afterimage_store::{Loss, MachineName, RecoveryPoint, Replica, ReplicaDisk};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::excluded::ExcludedDisk;
@@ -65,8 +65,8 @@ pub struct Status {
     pub operations: Vec<Operation>,
 }
 
-/// Something that an operator did, or does, to a replica.
-#[derive(Clone, Debug, Serialize)]
+/// Something that is or was done to a machine or its replica.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Operation {
     /// The job.
     #[serde(flatten)]
