@@ -108,7 +108,8 @@ impl Third {
             check_kept(before, &next)?;
             let grew = next.last() != before.last();
             let claimed = next.fence.session.is_some();
-            let fed = (grew || claimed) && fails_over(before) && fails_over(&next);
+            // What feeds it takes it for a replica, whatever it was.
+            let fed = fails_over(before) && (grew || (claimed && fails_over(&next)));
             ensure(!fed, Invariant::OnePrimary, || {
                 let last = next.last();
                 format!("the third site is failed over, and yet claimed, or fed up to {last:?}")
