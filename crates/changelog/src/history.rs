@@ -141,7 +141,8 @@ impl<'d> History<'d> {
     /// # Errors
     /// [`Error::NotConsecutive`] if `step` does not follow the newest one, or a log is not of it;
     /// [`Error::Resized`] if a log resizes its disk; [`Error::WrongDisk`]; as [`record_undo`]: no disk
-    /// was touched then. As [`SealedLog::apply`]: the next call of anything takes back what was done.
+    /// was touched then. As [`SealedLog::apply`]: the next call of anything takes back what was done. Where
+    /// [`Error::Io`] comes of the very last rename, the step may stand: [`steps`](Self::steps) tells.
     ///
     /// # Panics
     /// If `logs` are not of as many disks.
