@@ -48,7 +48,7 @@
 //! | merge: bare reads and writes | 1 | 1 |
 //! | and their CRC-32 and SHA-256 | 0.57 | 0.41 |
 //! | bare SHA-256 | 1.41 | 0.82 |
-//! | `merge` | 0.68 to 0.73 | 0.72 to 0.79 |
+//! | `merge` | 0.62 to 0.73 | 0.64 to 0.79 |
 
 use std::fs::File;
 use std::hint::black_box;
