@@ -10,7 +10,7 @@ use afterimage_replication::{Grant, Machine, NotAllowed, Policy};
 use afterimage_store::{MachineName, Manifest, Replica};
 
 use crate::shared::{Kept, change_kept};
-use crate::state::{Saved, SavedDisk, StateFolder, stem};
+use crate::state::{Saved, Side, StateFolder, stem};
 use crate::{Error, Result};
 
 /// Makes `folder` that of the primary of `replica`, with the disks at `paths`; nothing where it is that of a
@@ -28,13 +28,10 @@ pub(crate) async fn adopt(
     check_names(&replica.existing().await?, paths)?;
     let (manifest, grant) = change_kept(replica, true, grant).await?;
     check_names(&manifest, paths)?;
-    let disks = manifest.disks.iter().zip(paths);
-    let disks = disks.map(|(disk, path)| SavedDisk::new(disk, path.clone()));
-    let sizes = manifest.disks.iter().map(|disk| disk.size).collect();
-    let machine = Machine::adopting(policy.clone(), sizes, grant);
+    let sizes: Vec<_> = manifest.disks.iter().map(|disk| disk.size).collect();
     folder.save(Saved {
-        machine: manifest.machine,
-        ..Saved::new(replica.name().clone(), disks.collect(), machine)
+        replication: Machine::adopting(policy.clone(), sizes.clone(), grant),
+        ..Saved::of_replica(&manifest, sizes, paths.to_vec(), Side::Primary)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use afterimage_block::{Epoch, Length, Timestamp};
 use afterimage_replication::{Jobs, NotAllowed};
-use afterimage_store::{Manifest, Replica, Store};
+use afterimage_store::{Manifest, NOTES, Replica, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::Divergence;
@@ -44,6 +44,12 @@ pub struct Diverged {
 impl Notes {
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// The test failover that is not cleaned up, where `state` is kept with a replica: it is looked for with each
+    /// recovery point, so nothing else is read.
+    pub(crate) fn test_in(state: &serde_json::Value) -> Option<TestFailover> {
+        TestFailover::deserialize(state.get(NOTES)?.get("test")?).ok()
     }
 
     pub(crate) fn has(&self, epoch: Epoch) -> bool {

@@ -17,6 +17,7 @@ use crate::driver::sum;
 use crate::error::blocking;
 use crate::generations::Disk;
 use crate::mend::mend;
+use crate::notes::Notes;
 use crate::notice::Notice;
 use crate::shared::{Kept, RunningJob, Shared};
 use crate::test_failover::TestFailover;
@@ -352,8 +353,7 @@ fn points_max(policy: &Policy, manifest: &Manifest, now: Timestamp) -> usize {
 
 /// The test failover that is not cleaned up, unless it is forgotten.
 fn tested(manifest: &Manifest, now: Timestamp) -> Option<TestFailover> {
-    let kept = Kept::parse(&manifest.state).ok()?;
-    let test = kept.notes.test?;
+    let test = Notes::test_in(&manifest.state)?;
     (now.since(test.begun) <= TestFailover::HOLDS_MAX).then_some(test)
 }
 
