@@ -26,9 +26,9 @@ fn copy(fixture: &Fixture) -> Protection {
     copy.state_folder(fixture.path("carried.state"))
 }
 
-/// Protects the copy until it has a recovery point, and stops it.
-async fn protect_copy(fixture: &Fixture) {
-    let (machine, mut notices) = copy(fixture).start().await.unwrap();
+/// Protects a machine until it has a recovery point, and stops it.
+async fn protect(protection: Protection) {
+    let (machine, mut notices) = protection.start().await.unwrap();
     until(&mut notices, is_point).await;
     assert!(machine.stop().await.unwrap());
 }
@@ -36,7 +36,7 @@ async fn protect_copy(fixture: &Fixture) {
 #[tokio::test]
 async fn only_what_differs_from_an_existing_copy_is_sent() {
     let fixture = copied();
-    protect_copy(&fixture).await;
+    protect(copy(&fixture)).await;
     let (machine, mut notices) = fixture.vm().adopt().start().await.unwrap();
     let compared = until(&mut notices, |n| matches!(n, Notice::Resync { .. })).await;
     let Notice::Resync {
@@ -62,30 +62,24 @@ async fn only_what_differs_from_an_existing_copy_is_sent() {
 #[tokio::test]
 async fn a_disk_that_is_larger_than_its_copy_has_grown() {
     let fixture = copied();
-    protect_copy(&fixture).await;
+    protect(copy(&fixture)).await;
     let open = || RawDisk::open(fixture.path("disk.raw"), Access::ReadWrite).unwrap();
     open().lengthen(Length::mib(6)).unwrap();
     open().write_at(Offset::new(5 << 20), &[9; 512]).unwrap();
-    let (machine, mut notices) = fixture.vm().adopt().start().await.unwrap();
-    until(&mut notices, is_point).await;
-    assert!(machine.stop().await.unwrap());
+    protect(fixture.vm().adopt()).await;
     fixture.assert_replicated().await;
 }
 
 #[tokio::test]
 async fn who_made_the_copy_is_shut_out() {
     let fixture = copied();
-    protect_copy(&fixture).await;
-    let (machine, mut notices) = fixture.vm().adopt().start().await.unwrap();
-    until(&mut notices, is_point).await;
-    assert!(machine.stop().await.unwrap());
+    protect(copy(&fixture)).await;
+    protect(fixture.vm().adopt()).await;
     let refused = copy(&fixture).start().await.err().unwrap().to_string();
     assert!(refused.contains("another one published"), "{refused}");
     // Nor does a machine keep a replica that another one adopts.
     let again = copy(&fixture).state_folder(fixture.path("twice")).adopt();
-    let (machine, mut notices) = again.start().await.unwrap();
-    until(&mut notices, is_point).await;
-    assert!(machine.stop().await.unwrap());
+    protect(again).await;
     let refused = fixture.vm().start().await.err().unwrap().to_string();
     assert!(refused.contains("another one published"), "{refused}");
 }
